@@ -1,0 +1,115 @@
+"""Curvature of a loss: products with the Hessian, the largest eigenvalue, a step's Taylor budget.
+
+Every function here is pure and carries no jit. A loss maps parameters (any tree of floating
+arrays) to a scalar and must be deterministic: no dropout, batch statistics in a stated mode.
+Where a loss is a mean over data, differentiate chunk by chunk with `dlstudy.chunks`.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def hessian_product(loss, params, vector):
+    """H v by forward- over reverse-mode (Pearlmutter 1994): a tree like `params`."""
+    return jax.jvp(jax.grad(loss), (params,), (vector,))[1]
+
+
+class Directional(NamedTuple):
+    """A loss and its derivatives along one direction d."""
+
+    value: jax.Array  # float[], loss(params)
+    slope: jax.Array  # float[], g'd
+    curvature: jax.Array  # float[], d'Hd
+
+
+def directional(loss, params, direction) -> Directional:
+    """Value, g'd and d'Hd in one forward pass, by forward over forward: about one gradient."""
+
+    def first(p):
+        return jax.jvp(loss, (p,), (direction,))
+
+    (value, slope), (_, curvature) = jax.jvp(first, (params,), (direction,))
+    return Directional(value, slope, curvature)
+
+
+class Eigenpair(NamedTuple):
+    """A Ritz pair and how good it is."""
+
+    value: jax.Array  # float[], the eigenvalue
+    vector: jax.Array  # float[n], of unit length
+    residual: jax.Array  # float[], ||A v - value v||
+    products: jax.Array  # int32[], matrix-vector products spent
+    converged: jax.Array  # bool[], residual <= tolerance * |value|; else the products ran out
+
+
+def largest_eigenpair(
+    product, start: jax.Array, *, tolerance: float = 1e-2, max_products: int = 20
+) -> Eigenpair:
+    """The algebraically largest eigenvalue of a symmetric matrix, by Lanczos with a residual.
+
+    Every new basis vector is orthogonalised twice against all earlier ones: without that, float32
+    Lanczos returns copies of the leading pair. It stops on the residual, not on the change of the
+    value (Parlett 1998, chapter 13), or when the Krylov space is exhausted. The residual is the
+    exact one of the Ritz pair in exact arithmetic, |beta_k s_k|, and costs nothing more.
+
+    Args:
+      product: v[n] -> A v[n].
+      start: float[n], not zero; the eigenvector of a nearby matrix makes a warm start.
+      tolerance: residual over |value| at which to stop.
+      max_products: cap on the products, at least 1; the basis takes that many vectors of memory.
+    """
+    chex.assert_rank(start, 1)
+    dtype, size = start.dtype, min(max_products, start.shape[0])
+    tiny = jnp.finfo(dtype).eps
+    indices = jnp.arange(size)
+
+    def ritz(alpha, beta, k):
+        """Largest pair of the k x k tridiagonal matrix; unused rows are pushed far below."""
+        scale = jnp.abs(alpha).max() + 2 * jnp.abs(beta).max() + 1
+        used = indices < k
+        diagonal = jnp.where(used, alpha, -4 * scale)
+        off = jnp.where(indices[:-1] < k - 1, beta[:-1], 0)
+        values, vectors = jnp.linalg.eigh(
+            jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1)
+        )
+        return values[-1], vectors[:, -1], scale
+
+    def step(carry):
+        basis, alpha, beta, k, *_ = carry
+        q = basis[k]
+        w = product(q)
+        a = jnp.vdot(q, w)
+        for _ in range(2):
+            w = w - basis.T @ (basis @ w)
+        b = jnp.linalg.norm(w)
+        alpha, beta = alpha.at[k].set(a), beta.at[k].set(b)
+        value, weights, scale = ritz(alpha, beta, k + 1)
+        residual = b * jnp.abs(weights[k])
+        # Relative to ||T||: below rounding the remainder is noise, the space is invariant.
+        exhausted = b <= tiny * scale * 4
+        basis = basis.at[jnp.minimum(k + 1, size - 1)].set(
+            jnp.where((k + 1 < size) & ~exhausted, w / jnp.where(b > 0, b, 1), basis[-1])
+        )
+        done = exhausted | (residual <= tolerance * jnp.abs(value))
+        return basis, alpha, beta, k + 1, value, weights, residual, done
+
+    zero = jnp.zeros((), dtype)
+    first = start / jnp.linalg.norm(start)
+    carry = (
+        jnp.zeros((size, start.shape[0]), dtype).at[0].set(first),
+        jnp.zeros(size, dtype),
+        jnp.zeros(size, dtype),
+        jnp.int32(0),
+        zero,
+        jnp.zeros(size, dtype),
+        zero,
+        jnp.bool_(False),
+    )
+    basis, _, _, k, value, weights, residual, done = jax.lax.while_loop(
+        lambda c: (c[3] < size) & ~c[-1], step, carry
+    )
+    vector = basis.T @ weights
+    return Eigenpair(value, vector / jnp.linalg.norm(vector), residual, k, done)

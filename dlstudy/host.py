@@ -1,0 +1,147 @@
+"""The one side channel of an experiment's `run(config, data, host)`.
+
+`run` is a function of its configuration and data; what it has to say to the outside while it
+works (save this state, is there one to go on from, here are the live numbers, may I go on?) goes
+through a `Host`. `dlstudy.records.FileHost` keeps everything in a run folder; `NullHost` does
+nothing and is what tests and notebooks pass.
+
+An experiment uses it like this, once per stage:
+
+    stage = host.stage("adam", epochs=config.epochs)
+    begin, state, rows = stage.restore(template) or (0, template, [])
+    for epoch in range(begin, config.epochs):
+        state, row = train_epoch(state)
+        rows.append(row)
+        stage.save(epoch, state, rows)
+        stage.report({"loss": median_loss, "diverged": diverged})
+        if host.should_stop():
+            raise Interrupted
+    stage.finish(rows)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+PyTree = Any
+Row = Mapping[str, np.ndarray]
+
+
+class Interrupted(Exception):
+    """Raised by an experiment that was asked to stop, after it has saved its state."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the seeds are spread over devices; results may depend on it in the last bits.
+
+    Attributes:
+        devices: number of devices that share the seeds.
+        strategy: what one device does with its seeds: "map" runs one after another, "vmap"
+            makes them a batch axis.
+        seeds_per_program: seeds that one call of the compiled program carries; 0 means all.
+    """
+
+    devices: int = 1
+    strategy: str = "map"
+    seeds_per_program: int = 0
+
+
+class StageHost(Protocol):
+    """One stage: a number of epochs that share one state."""
+
+    def restore(self, template: PyTree) -> tuple[int, PyTree, list[dict[str, np.ndarray]]] | None:
+        """What an earlier, killed process left of this stage.
+
+        Args:
+            template: a pytree of arrays or `jax.ShapeDtypeStruct` with the structure, shapes and
+                dtypes of the state.
+
+        Returns:
+            None if there is nothing; else (next_epoch, state, rows): the epoch to go on with, the
+            state before it and the rows of the epochs before it. A finished stage gives
+            (epochs, None, rows).
+        """
+        ...
+
+    def save(self, epoch: int, state: PyTree, rows: Sequence[Row]) -> None:
+        """Keeps state and rows after `epoch` (counted from 0) is done.
+
+        Args:
+            epoch: the epoch just finished.
+            state: pytree of numpy or jax arrays.
+            rows: one per finished epoch, all with the same names, shapes and dtypes.
+        """
+        ...
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        """The stage is done: its rows are kept, its state is not."""
+        ...
+
+    def report(self, row: Mapping[str, float]) -> None:
+        """Live numbers of the epoch just finished; call it once an epoch.
+
+        The key "diverged" is the number of seeds whose loss stopped being finite.
+        """
+        ...
+
+
+class Host(Protocol):
+    """What `run` may use of the outside world."""
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of this run, chosen once and kept when the run is resumed."""
+        ...
+
+    @property
+    def only_seed(self) -> int | None:
+        """The one seed to run, or None for all of them."""
+        ...
+
+    def stage(self, name: str, epochs: int) -> StageHost:
+        """Begins a stage; stages follow one another and have different names."""
+        ...
+
+    def log(self, line: str) -> None:
+        """Says one line to the user and writes it to the log."""
+        ...
+
+    def should_stop(self) -> bool:
+        """Whether the user asked to stop; then save and raise `Interrupted`."""
+        ...
+
+
+class NullStage:
+    """Keeps nothing, says nothing."""
+
+    def restore(self, template):
+        return None
+
+    def save(self, epoch, state, rows):
+        pass
+
+    def finish(self, rows):
+        pass
+
+    def report(self, row):
+        pass
+
+
+class NullHost:
+    """A host that keeps nothing and never stops a run."""
+
+    def __init__(self, layout: Layout | None = None, only_seed: int | None = None):
+        self.layout = layout or Layout()
+        self.only_seed = only_seed
+
+    def stage(self, name: str, epochs: int) -> NullStage:
+        return NullStage()
+
+    def log(self, line: str) -> None:
+        pass
+
+    def should_stop(self) -> bool:
+        return False

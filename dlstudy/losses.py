@@ -1,0 +1,24 @@
+"""Losses and errors of one batch."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Softmax cross-entropy in nats, mean over the batch: logits[B, K], labels int[B] -> [].
+
+    Written as softplus(logsumexp of the other classes - own logit): exact to relative rounding
+    also when the loss is tiny, where log-sum-exp minus the own logit cancels. The difference of
+    two nearly equal losses, which the Taylor budget of a step needs, depends on it.
+    """
+    chex.assert_rank([logits, labels], [2, 1])
+    own = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
+    others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=1)
+    return jax.nn.softplus(others - jnp.where(own, logits, 0).sum(1)).mean()
+
+
+def error_rate(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Share of misclassified examples: logits[B, K], labels int[B] -> float []."""
+    chex.assert_rank([logits, labels], [2, 1])
+    return (logits.argmax(1) != labels).mean(dtype=logits.dtype)

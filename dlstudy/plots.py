@@ -1,0 +1,79 @@
+"""Drawing: functions that get axes and finished numbers, and compute nothing but quantiles.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers; arms and splits also differ in
+line style, so that figures survive a black-and-white printer.
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+COLOURS = {
+    "blue": "#0072B2",
+    "orange": "#D55E00",
+    "green": "#009E73",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "amber": "#E69F00",
+    "black": "#000000",
+}
+CYCLE = tuple(COLOURS.values())
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
+
+
+def style(index: int) -> dict:
+    """Colour and line style number `index`."""
+    return {"color": CYCLE[index % len(CYCLE)], "linestyle": DASHES[index % len(DASHES)]}
+
+
+def figure(columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 4.0):
+    """A figure without pyplot's global state, and its axes as a flat list."""
+    made = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = np.atleast_1d(made.subplots(rows, columns)).ravel().tolist()
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(True, alpha=0.25, linewidth=0.6)
+    return made, axes
+
+
+def labels(axis, title: str, x: str, y: str, legend: bool = True):
+    """Title, axis labels with their units, and a legend if there is something to tell apart."""
+    axis.set_title(title, fontsize=10.5, loc="left")
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    if legend and axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=8.5)
+
+
+def seeds_over(axis, x, values, label: str, index: int, *, singles: bool = True, marker=""):
+    """Median, quartile band and faint single seeds of values[S, X] over x[X].
+
+    Columns in which no seed was measured are left out, so a sparse series is joined up.
+    """
+    values = np.asarray(values, float)
+    seen = np.isfinite(values).any(0)
+    if not seen.any():
+        return
+    x, values = np.asarray(x)[seen], values[:, seen]
+    low, middle, high = np.nanquantile(values, [0.25, 0.5, 0.75], axis=0)
+    look = style(index)
+    if singles and len(values) > 1:
+        axis.plot(x, values.T, color=look["color"], alpha=0.13, linewidth=0.5)
+    axis.fill_between(x, low, high, color=look["color"], alpha=0.22, linewidth=0)
+    axis.plot(x, middle, label=label, linewidth=1.8, marker=marker, markersize=4, **look)
+
+
+def reference(axis, y: float, text: str):
+    """A horizontal line at a value theory names."""
+    axis.axhline(y, color="0.35", linewidth=1, linestyle=(0, (4, 3)), label=text)
+
+
+def cloud(axis, x, y, label: str, index: int, *, most: int = 2000):
+    """Points of two flat arrays, thinned evenly to at most `most`; drawn as pixels in SVG too."""
+    x, y = np.ravel(x), np.ravel(y)
+    good = np.isfinite(x) & np.isfinite(y)
+    x, y = x[good], y[good]
+    keep = np.linspace(0, len(x) - 1, min(most, len(x))).astype(int)
+    axis.scatter(
+        x[keep], y[keep], s=7, alpha=0.4, linewidths=0, label=label, rasterized=True,
+        color=CYCLE[index % len(CYCLE)], marker=("o", "s", "^", "D")[index % 4],
+    )  # fmt: skip

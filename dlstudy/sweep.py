@@ -1,0 +1,80 @@
+"""Seeds as an axis: one compiled program for all of them, laid out over devices.
+
+A function of one seed is mapped over a leading seed axis. The layout says how: every device gets
+an equal share of the seeds and takes them one after another ("map", the fastest on a CPU, where a
+seed's working set should stay in one core's cache) or several at a time ("vmap", for accelerators
+that one seed cannot fill). The same seed gives the same numbers in every layout, to rounding; in
+one layout, to the bit.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from dlstudy.host import Layout
+
+AXIS = "seed"
+
+
+def seed_keys(seed: int, indices) -> jax.Array:
+    """Keys of the runs `indices` of the base seed: run i has fold_in(key(seed), i), shape [S]."""
+    base = jax.random.key(seed)
+    return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.asarray(indices, jnp.uint32))
+
+
+def over_seeds(function, layout: Layout, *, shared: int = 0, donate: tuple[int, ...] = ()):
+    """A jitted map of `function` over seeds.
+
+    Args:
+      function: (per-seed arguments ..., shared arguments ...) -> tree, for one seed.
+      layout: devices, strategy and seeds per program.
+      shared: how many of the last arguments are the same for all seeds.
+      donate: positions of arguments whose memory the result may take.
+
+    Returns:
+      The function of arguments with a leading axis [S] (the shared ones without), returning a tree
+      with leading axis [S]. Its attribute `traces` counts how often `function` was traced.
+    """
+    mesh = Mesh(np.array(jax.devices()[: layout.devices]), (AXIS,))
+    width = layout.seeds_per_program if layout.strategy == "vmap" else 0
+
+    def counted(*arguments):
+        call.traces += 1
+        return function(*arguments)
+
+    def block(*arguments):
+        """One device's share."""
+        split = len(arguments) - shared
+        own, common = arguments[:split], arguments[split:]
+        one = lambda xs: counted(*xs, *common)  # noqa: E731
+        if layout.strategy == "vmap" and not width:
+            return jax.vmap(one)(own)
+        return jax.lax.map(one, own, batch_size=width or None)
+
+    @functools.partial(jax.jit, donate_argnums=donate)
+    def program(*arguments):
+        split = len(arguments) - shared
+        specs = (PartitionSpec(AXIS),) * split + (PartitionSpec(),) * shared
+        return jax.shard_map(
+            block, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
+        )(*arguments)
+
+    def call(*arguments):
+        split = len(arguments) - shared
+        seeds = jax.tree.leaves(arguments[0])[0].shape[0]
+        # At least two seeds a device: a loop of one turn is compiled away, and with it the
+        # guarantee that a seed run alone repeats its numbers among others to the bit.
+        slots = layout.devices * max(2, -(-seeds // layout.devices))
+        if slots == seeds:
+            return program(*arguments)
+        rows = np.minimum(np.arange(slots), seeds - 1)
+        own = jax.tree.map(lambda a: a[rows], arguments[:split])
+        result = program(*own, *arguments[split:])
+        return jax.tree.map(lambda a: a[:seeds], result)
+
+    call.traces = 0
+    call.program = program
+    return call

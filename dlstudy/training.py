@@ -1,0 +1,153 @@
+"""Training as a scan: a step measures itself, an epoch is one compiled loop over its batches."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlstudy.chunks import mean_over_chunks
+from dlstudy.curvature import directional
+
+
+class TrainState(NamedTuple):
+    """Everything a step changes."""
+
+    params: object  # tree of float32 arrays
+    opt_state: object  # the optimizer's tree
+    step: jax.Array  # int32[], updates done
+
+
+class Metrics(NamedTuple):
+    """One row per update; a scan stacks to [T]. NaN: not measured at this step."""
+
+    loss: jax.Array  # float32[], batch mean in nats, before the update
+    grad_norm: jax.Array  # float32[], l2, before any cap
+    layer_grad_norm: jax.Array  # float32[L], l2 per layer, in the order of `layer_names`
+    update_norm: jax.Array  # float32[], l2, of the step taken
+    first_order: jax.Array  # float32[], -g'd: change of the batch loss to first order
+    second_order: jax.Array  # float32[], d'Hd / 2: what the second order adds
+    realised: jax.Array  # float32[], change of the same batch's loss
+
+
+class Instruments(NamedTuple):
+    """What a step measures beside its loss and norms; 0 switches off, n means every n steps."""
+
+    taylor_every: int = 1  # first_order, second_order and realised
+    realised_every: int = 1  # realised alone, where taylor_every is 0
+
+
+class Trainer(NamedTuple):
+    """`init(key) -> TrainState` and `epoch(state, key, data) -> (TrainState, Metrics[T])`."""
+
+    init: Callable
+    step: Callable
+    epoch: Callable
+
+
+def layer_names(params) -> tuple[str, ...]:
+    """Names of the layers, in the order of `Metrics.layer_grad_norm`."""
+    return tuple(sorted(params))
+
+
+def make_trainer(
+    init_params: Callable,
+    loss: Callable,
+    optimizer: optax.GradientTransformationExtraArgs,
+    batch_size: int,
+    *,
+    instruments: Instruments = Instruments(),  # noqa: B008 - an immutable tuple
+    needs_curvature: bool = False,
+    chunk: int | None = None,
+) -> Trainer:
+    """A trainer for one seed; map it over seeds with `sweep`.
+
+    Args:
+      init_params: key -> parameters.
+      loss: (params, batch) -> mean loss of the batch; batch is a tree with leading axis [B].
+      optimizer: its update may take the keyword `curvature`.
+      batch_size: B; the last partial batch of an epoch is dropped.
+      instruments: what each step measures.
+      needs_curvature: pass `curvature` = g'Hg of the batch to the optimizer.
+      chunk: examples per chunk inside a step; None chooses by backend.
+    """
+
+    def init(key):
+        params = init_params(key)
+        return TrainState(params, optimizer.init(params), jnp.int32(0))
+
+    def batch_gradient(params, batch):
+        return mean_over_chunks(lambda b: jax.value_and_grad(loss)(params, b), batch, chunk)
+
+    def taylor(params, after, taken, batch):
+        """(-g'd, d'Hd / 2, realised) of the step d that was taken, on its own batch."""
+
+        def parts(b):
+            # Both losses from the same chunk: their small difference is formed before averaging.
+            along = directional(lambda p: loss(p, b), params, taken)
+            return -along.slope, along.curvature / 2, loss(after, b) - along.value
+
+        return mean_over_chunks(parts, batch, chunk)
+
+    def realised(params, after, batch):
+        return mean_over_chunks(lambda b: loss(after, b) - loss(params, b), batch, chunk)
+
+    def measure_step(step, params, after, taken, batch):
+        nan = jnp.float32(jnp.nan)
+        if instruments.taylor_every:
+            return _every(
+                instruments.taylor_every, step,
+                lambda: taylor(params, after, taken, batch), (nan, nan, nan),
+            )  # fmt: skip
+        change = _every(
+            instruments.realised_every, step, lambda: realised(params, after, batch), nan
+        )
+        return nan, nan, change
+
+    def step(state: TrainState, batch) -> tuple[TrainState, Metrics]:
+        value, gradient = batch_gradient(state.params, batch)
+        extra = {}
+        if needs_curvature:
+            extra["curvature"] = mean_over_chunks(
+                lambda b: directional(lambda p: loss(p, b), state.params, gradient).curvature,
+                batch,
+                chunk,
+            )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, **extra)
+        after = jax.tree.map(jnp.add, state.params, updates)
+        # The step as the parameters saw it, after rounding: after = params - taken.
+        taken = jax.tree.map(jnp.subtract, state.params, after)
+        first, second, change = measure_step(state.step, state.params, after, taken, batch)
+        squares = jnp.stack([optax.tree.norm(gradient[k], squared=True) for k in sorted(gradient)])
+        metrics = Metrics(
+            loss=value,
+            grad_norm=jnp.sqrt(squares.sum()),
+            layer_grad_norm=jnp.sqrt(squares),
+            update_norm=optax.tree.norm(taken),
+            first_order=first,
+            second_order=second,
+            realised=change,
+        )
+        return TrainState(after, opt_state, state.step + 1), metrics
+
+    def epoch(state: TrainState, key: jax.Array, data) -> tuple[TrainState, Metrics]:
+        """One pass over `data` in an order drawn from `key` and the step number."""
+        examples = jax.tree.leaves(data)[0].shape[0]
+        steps = examples // batch_size
+        order = jax.random.permutation(jax.random.fold_in(key, state.step), examples)
+        batches = order[: steps * batch_size].reshape(steps, batch_size)
+        return jax.lax.scan(
+            lambda s, rows: step(s, jax.tree.map(lambda a: a[rows], data)), state, batches
+        )
+
+    return Trainer(init, step, epoch)
+
+
+def _every(n: int, step: jax.Array, measure: Callable, otherwise):
+    """`measure()` at every n-th step, `otherwise` between; never for n = 0."""
+    if n == 0:
+        return otherwise
+    if n == 1:
+        return measure()
+    return jax.lax.cond(step % n == 0, measure, lambda: otherwise)

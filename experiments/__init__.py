@@ -1,0 +1,1 @@
+"""One file per question; `python -m experiments.NAME` answers it. See `cli` for what they share."""

@@ -1,0 +1,154 @@
+"""What a run says while it works: a progress bar on a terminal, plain lines elsewhere."""
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+
+def format_row(row: Mapping[str, float]) -> str:
+    """Live numbers on one line; the number of diverged seeds comes last."""
+    rest = {name: value for name, value in row.items() if name != "diverged"}
+    parts = [f"{name.replace('_', ' ')} {_number(value)}" for name, value in rest.items()]
+    if "diverged" in row:
+        parts.append(f"diverged {_number(row['diverged'])}")
+    return "  ".join(parts)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def format_seconds(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+
+
+class PlainConsole:
+    """Counts epochs over all stages and prints one line each, without control characters.
+
+    Args:
+        stages: epochs of each stage by name, as far as known; stages that come as a surprise
+            are added when they begin.
+    """
+
+    def __init__(self, stages: Mapping[str, int]):
+        self.stages = dict(stages)
+        self.done: dict[str, int] = {}
+        self.current = ""
+        self.seconds: list[float] = []  # per epoch of the current stage, in this process
+        self.clock = time.monotonic()
+
+    def log(self, line: str) -> None:
+        print(line, flush=True)
+
+    def show(self, table: Any) -> None:
+        """Prints a rich table (or text) as wide as it needs to be."""
+        if isinstance(table, str):
+            return self.log(table)
+        from rich.console import Console
+
+        console = Console(width=int(os.environ.get("COLUMNS", 120)))
+        with console.capture() as capture:
+            console.print(table)
+        for line in capture.get().splitlines():
+            self.log(line.rstrip())
+
+    def stage(self, name: str, epochs: int) -> None:
+        self.current, self.seconds = name, []
+        self.stages[name], self.done[name] = epochs, 0
+        self.clock = time.monotonic()
+
+    def restored(self, epoch: int) -> None:
+        self.done[self.current] = epoch
+
+    def report(self, row: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        self.seconds.append(now - self.clock)
+        self.clock = now
+        self.done[self.current] += 1
+        self.draw(format_row(row))
+
+    def left(self) -> float:
+        """Seconds until all stages are done; the first epoch of a stage, which compiles, counts
+        only as long as there is no other."""
+        if not self.seconds:
+            return math.nan
+        remaining = sum(self.stages.values()) - sum(self.done.values())
+        return remaining * statistics.median(self.seconds[1:] or self.seconds)
+
+    def left_text(self) -> str:
+        left = self.left()
+        return f"{format_seconds(left)} left" if left > 0 else ""
+
+    def draw(self, text: str) -> None:
+        done, epochs = self.done[self.current], self.stages[self.current]
+        line = f"{self.current} {done}/{epochs}  {text}  {self.left_text()}"
+        print(line.rstrip(), flush=True)
+
+    def stopping(self) -> None:
+        """Says that the wish to stop was heard; called from a signal handler."""
+        # os.write: print may be in the middle of a line when the signal comes.
+        os.write(2, b"stopping after this epoch; once more stops at once\n")
+
+    def close(self) -> None:
+        pass
+
+
+class RichConsole(PlainConsole):
+    """The same with a progress bar."""
+
+    def __init__(self, stages: Mapping[str, int]):
+        from rich import progress, table
+
+        super().__init__(stages)
+        text = progress.TextColumn(
+            "{task.fields[row]}", markup=False, table_column=table.Column(no_wrap=True, ratio=1)
+        )
+        self.bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=20),
+            progress.TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            text,
+            progress.TextColumn("{task.fields[left]}"),
+            refresh_per_second=2,
+            expand=True,
+        )
+        self.task = self.bar.add_task("", total=None, row="", left="", visible=False)
+        self.bar.start()
+
+    def log(self, line: str) -> None:
+        self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, table: Any) -> None:
+        self.bar.console.print(table)
+
+    def stage(self, name: str, epochs: int) -> None:
+        super().stage(name, epochs)
+        self.draw("compiling")
+
+    def restored(self, epoch: int) -> None:
+        super().restored(epoch)
+        self.draw("")
+
+    def draw(self, text: str) -> None:
+        self.bar.update(
+            self.task,
+            description=self.current,
+            total=sum(self.stages.values()),
+            completed=sum(self.done.values()),
+            row=text,
+            left=self.left_text(),
+            visible=True,
+        )
+
+    def stopping(self) -> None:
+        self.bar.update(self.task, row="stopping after this epoch; once more stops at once")
+
+    def close(self) -> None:
+        self.bar.stop()

@@ -1,0 +1,304 @@
+"""The figures of `mnist_gradnorm`, from its record alone; titles state what was found."""
+
+import json
+
+import numpy as np
+
+from experiments import mnist_gradnorm_claims as claims
+
+EPOCH = "epoch"
+
+
+def figures(record):
+    """Yields (name, figure) for whatever the record holds."""
+    for name, draw, needs in (
+        ("gradient_norms", gradient_norms, "grad_norm"),
+        ("error", error, "test_error"),
+        ("loss", loss, "train_loss"),
+        ("signal_and_noise", signal_and_noise, "gradient_trace"),
+        ("taylor_budget", taylor_budget, "first_order"),
+        ("curvature", curvature, "sharpness"),
+        ("movement", movement, "displacement"),
+        ("steps", steps, "update_norm"),
+        ("rates", rates, "realised"),
+        ("heads", heads, "head_test_error"),
+    ):
+        made = draw(record) if needs in record else None
+        if made is not None:
+            yield name, made
+
+
+def _median(values) -> float:
+    return float(np.nanmedian(np.asarray(values, float)))
+
+
+def _words(record, arm: str) -> str:
+    return json.loads(record.attrs["arms"])[arm]
+
+
+def _seeds(record) -> str:
+    return f"median, quartiles and single runs of {record.sizes['seed']} seeds"
+
+
+def _change(ratio: float) -> str:
+    """A ratio in words: 'fall to 3%', 'grow 2.1-fold', 'stay level'."""
+    if 0.9 <= ratio <= 1.1:
+        return "stay level"
+    return f"fall to {ratio:.2g} of" if ratio < 1 else f"grow {ratio:.2g}-fold over"
+
+
+def _changed(ratio: float, what: str, since: str) -> str:
+    joint = "" if 0.9 <= ratio <= 1.1 else f" {since}"
+    return f"{what} {_change(ratio)}{joint}"
+
+
+def _norms(record, arm):
+    norms = claims._norm_by_epoch(record, arm)
+    return np.arange(1, norms.shape[1] + 1), norms
+
+
+def gradient_norms(record):
+    from dlstudy import plots
+
+    made, (left, right) = plots.figure(2)
+    kept = _median(claims.minibatch_norm_kept(record))
+    plots.seeds_over(left, *_norms(record, "main"), "minibatch, clean labels", 0)
+    if "label_noise" in record.arm:
+        plots.seeds_over(left, *_norms(record, "label_noise"), "minibatch, wrong labels", 1)
+    if "full_grad_norm" in record:
+        full = record["full_grad_norm"]
+        plots.seeds_over(left, record.epoch, full.sel(arm="main"), "full batch, clean labels", 2)
+    left.set_yscale("log")
+    title = _changed(kept, "Minibatch gradient norms", "the first epoch's")
+    plots.labels(left, title, EPOCH, "l2 norm (nat per unit), median over steps")
+    by_layer = record["layer_grad_norm"].sel(arm="main").values
+    by_layer = by_layer.reshape(
+        by_layer.shape[0], -1, record.attrs["steps_per_epoch"], by_layer.shape[-1]
+    )
+    for i, layer in enumerate(record.layer.values):
+        norms = np.median(by_layer[..., i], 2)
+        plots.seeds_over(right, np.arange(1, norms.shape[1] + 1), norms, str(layer), i)
+    right.set_yscale("log")
+    plots.labels(right, "Minibatch gradient norm by layer", EPOCH, "l2 norm (nat per unit)")
+    made.supxlabel(_seeds(record), fontsize=8)
+    return made
+
+
+def error(record):
+    from dlstudy import plots
+
+    made, (axis,) = plots.figure()
+    for i, split in enumerate(("train", "tune", "test")):
+        values = 100 * record[f"{split}_error"].sel(arm="main")
+        plots.seeds_over(axis, record.epoch, values, f"{split} set", i)
+    if "label_noise" in record.arm:
+        noisy = 100 * record["test_error"].sel(arm="label_noise")
+        plots.seeds_over(axis, record.epoch, noisy, "test set, wrong labels in training", 3)
+    axis.set_yscale("symlog", linthresh=1)
+    axis.set_ylim(bottom=0)
+    last = _median(record["test_error"].sel(arm="main").isel(epoch=-1))
+    plots.labels(axis, f"The test error ends at {last:.1%}", EPOCH, "misclassified (%)")
+    made.supxlabel(_seeds(record), fontsize=8)
+    return made
+
+
+def loss(record):
+    from dlstudy import plots
+
+    made, (axis,) = plots.figure()
+    for i, split in enumerate(("train", "tune", "test")):
+        plots.seeds_over(
+            axis, record.epoch, record[f"{split}_loss"].sel(arm="main"), f"{split} set", i
+        )
+    axis.set_yscale("log")
+    first, last = (record["train_loss"].sel(arm="main").isel(epoch=e) for e in (0, -1))
+    title = f"The training loss falls from {_median(first):.2g} to {_median(last):.2g} nat"
+    plots.labels(axis, title, EPOCH, "mean cross-entropy (nat)")
+    made.supxlabel(_seeds(record), fontsize=8)
+    return made
+
+
+def signal_and_noise(record):
+    from dlstudy import plots
+
+    made, (axis,) = plots.figure()
+    size, batch = record.attrs["train_images"], record.attrs["batch_size"]
+    factor = (size - batch) / max(size - 1, 1)
+    signal = np.square(record["full_grad_norm"].sel(arm="main"))
+    noise = record["gradient_trace"].sel(arm="main") * factor / batch
+    squares = claims._by_epoch(np.square(claims._arm(record, "grad_norm")), record).mean(2)
+    plots.seeds_over(axis, record.epoch, signal, "signal: squared full-batch norm", 0)
+    plots.seeds_over(axis, record.epoch, noise, "noise: tr Σ / B, drawn without replacement", 1)
+    plots.seeds_over(axis, record.epoch, signal + noise, "their sum", 2, singles=False)
+    middles = np.arange(1, squares.shape[1] + 1) - 0.5
+    plots.seeds_over(
+        axis, middles, squares, "measured: mean squared minibatch norm", 6, singles=False
+    )
+    axis.set_yscale("log")
+    share = _median((noise / (signal + noise)).isel(epoch=-1))
+    title = f"At the end {share:.0%} of a squared minibatch norm is noise"
+    plots.labels(axis, title, EPOCH, "squared norm (nat² per unit²)")
+    made.supxlabel(f"B = {batch}, N = {size}; {_seeds(record)}", fontsize=8)
+    return made
+
+
+def taylor_budget(record):
+    from dlstudy import plots
+
+    made, (left, right) = plots.figure(2)
+    parts = {
+        name: claims._by_epoch(record[name].sel(arm="main"), record)
+        for name in ("first_order", "second_order", "realised")
+    }
+    if not np.isfinite(parts["first_order"]).any():
+        return None
+    parts = {name: values[:, :, np.isfinite(values).any((0, 1))] for name, values in parts.items()}
+    epochs = np.arange(1, parts["realised"].shape[1] + 1)
+    both = parts["first_order"] + parts["second_order"]
+    for i, (values, label) in enumerate((
+        (parts["first_order"], "first order, −g'd"),
+        (parts["second_order"], "second order, ½ d'Hd"),
+        (both, "both orders"),
+        (parts["realised"], "realised"),
+    )):  # fmt: skip
+        plots.seeds_over(left, epochs, np.nanmean(values, 2), label, (0, 1, 2, 6)[i])
+    left.axhline(0, color="0.6", linewidth=0.8)
+    left.set_yscale("symlog", linthresh=1e-4)
+    ratio = _median(np.nanmean(parts["second_order"], 2) / -np.nanmean(parts["first_order"], 2))
+    title = f"The second order takes back {ratio:.0%} of what the first promises"
+    plots.labels(left, title, EPOCH, "change of the batch's loss a step (nat), mean")
+    late = slice(-claims._tail(record), None)
+    actual = parts["realised"][:, late]
+    plots.cloud(right, actual, parts["first_order"][:, late], "first order", 0)
+    plots.cloud(right, actual, both[:, late], "both orders", 1)
+    limit = np.nanquantile(np.abs(actual), 0.99)
+    right.plot([-limit, limit], [-limit, limit], color="0.35", linewidth=1, label="exact")
+    right.set(xlim=(-limit, limit), ylim=(-2 * limit, 2 * limit))
+    gain = _median(claims.second_order_gain(record))
+    title = f"The second order adds {gain:.2f} of explained variance (shown: late epochs)"
+    plots.labels(right, title, "realised change (nat)", "predicted change (nat)")
+    made.supxlabel(_seeds(record), fontsize=8)
+    return made
+
+
+def curvature(record):
+    from dlstudy import plots
+
+    rate, optimizer = _main_rate(record)
+    second = "preconditioned_sharpness" in record
+    made, axes = plots.figure(2 if second else 1)
+    for i, (name, label) in enumerate((
+        ("sharpness", "largest eigenvalue"), ("gradient_curvature", "along the gradient, g'Hg/g'g")
+    )):  # fmt: skip
+        plots.seeds_over(axes[0], record.epoch, _usable(record, name), label, i)
+    if optimizer == "sgd":
+        plots.reference(axes[0], 2 / rate, f"2 / rate = {2 / rate:g}")
+    axes[0].set_yscale("log")
+    growth = _median(claims._growth(_usable(record, "sharpness"), record))
+    title = _changed(growth, "Largest Hessian eigenvalues", "those after epoch 1")
+    plots.labels(axes[0], title, EPOCH, "curvature (nat per unit²)")
+    if second:
+        values = _usable(record, "preconditioned_sharpness")
+        plots.seeds_over(axes[1], record.epoch, values, "largest eigenvalue of P^(-½) H P^(-½)", 2)
+        plots.reference(axes[1], 38 / rate, f"38 / rate = {38 / rate:g} (full-batch Adam)")
+        axes[1].set_yscale("log")
+        last = _median(values.isel(epoch=-1)) * rate / 38
+        title = f"Preconditioned sharpness ends at {last:.2g} of 38 / rate"
+        plots.labels(axes[1], title, EPOCH, "curvature (nat)")
+    made.supxlabel(f"curvature of {record.attrs['curvature_set']}; {_seeds(record)}", fontsize=8)
+    return made
+
+
+def _main_rate(record) -> tuple[float, str]:
+    optimizer, rate = _words(record, "main").split(", rate ")
+    return float(rate), optimizer
+
+
+def _usable(record, name):
+    """Values by epoch of the main arm; eigenvalues with too large a residual are left out."""
+    values = record[name].sel(arm="main")
+    if f"{name}_residual" not in record:
+        return values
+    return values.where(record[f"{name}_residual"].sel(arm="main") <= claims.MASK)
+
+
+def movement(record):
+    from dlstudy import plots
+
+    made, (left, right) = plots.figure(2)
+    for i, (name, label) in enumerate((
+        ("displacement", "in this epoch"), ("distance", "since the start")
+    )):  # fmt: skip
+        plots.seeds_over(left, record.epoch, record[name].sel(arm="main"), label, i)
+    kept = _median(claims.late_displacement(record))
+    title = _changed(kept, "Displacements of an epoch", "the first's")
+    plots.labels(left, title, EPOCH, "l2 distance of the parameters")
+    left.set_yscale("log")
+    if "churn" in record:
+        plots.seeds_over(right, record.epoch, 100 * record["churn"].sel(arm="main"), "", 2)
+        late = _median(claims.late_churn(record))
+        title = f"Late epochs change {late:.2%} of the test predictions"
+        plots.labels(right, title, EPOCH, "predictions changed in the epoch (%)", legend=False)
+        right.set_yscale("symlog", linthresh=1)
+        right.set_ylim(bottom=0)
+    made.supxlabel(_seeds(record), fontsize=8)
+    return made
+
+
+def steps(record):
+    from dlstudy import plots
+
+    made, (axis,) = plots.figure()
+    arms = ["main", *[a for a in claims._fixed_arms(record)][:1]]
+    for i, arm in enumerate(arms):
+        x, y = (
+            claims._by_epoch(claims._arm(record, name, arm), record)[:, 1:]
+            for name in ("grad_norm", "update_norm")
+        )
+        if x.size:
+            plots.cloud(axis, x, y, _words(record, arm), i)
+    axis.set(xscale="log", yscale="log")
+    slope = _median(claims.step_elasticity(record)) if record.sizes["epoch"] > 2 else np.nan
+    title = f"A gradient ten times larger makes the main arm's step {10**slope:.1f} times larger"
+    plots.labels(axis, title, "minibatch gradient norm (nat per unit)", "l2 norm of the step")
+    made.supxlabel("steps after the first epoch, a sample over seeds", fontsize=8)
+    return made
+
+
+def rates(record):
+    from dlstudy import plots
+
+    arms = claims._fixed_arms(record)
+    if not arms:
+        return None
+    made, (left, right) = plots.figure(2)
+    for i, arm in enumerate([*arms, "capped"]):
+        values = record["train_loss"].sel(arm=arm)
+        plots.seeds_over(left, record.epoch, values, _words(record, arm), i, singles=False)
+    left.set_yscale("log")
+    best = _words(record, claims._best_fixed(record))
+    plots.labels(left, f"Best on the tuning split: {best}", EPOCH, "training loss (nat)")
+    rises = [claims._rises(record, arm).values for arm in (*arms, "capped")]
+    right.boxplot(rises, tick_labels=[*arms, "capped"], widths=0.5)
+    fewer = _median(claims.fewer_rises(record))
+    title = f"The cap avoids {fewer:.1f} rises in 100 steps at the largest rate"
+    plots.labels(right, title, "arm", "steps that raise their batch's loss (%)")
+    made.supxlabel(_seeds(record), fontsize=8)
+    return made
+
+
+def heads(record):
+    from dlstudy import plots
+
+    made, (left, right) = plots.figure(2)
+    x = record.frozen_at
+    plots.seeds_over(left, x, 100 * record["head_test_error"], "", 0, marker="o")
+    gain = _median(claims.head_gain(record))
+    title = f"Learning the convolution early is worth {100 * gain:.1f} points of test error"
+    plots.labels(left, title, "epoch at which the convolution is frozen", "test error (%)")
+    plots.seeds_over(right, x, record["feature_similarity"], "", 2, marker="o")
+    early = _median(record["feature_similarity"].sel(frozen_at=claims._early_head(record)))
+    title = f"Features of epoch {claims._early_head(record)} are {early:.2f} like the final ones"
+    plots.labels(right, title, "epoch at which the convolution is frozen", "linear CKA")
+    made.supxlabel(_seeds(record), fontsize=8)
+    return made

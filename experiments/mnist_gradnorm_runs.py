@@ -1,0 +1,402 @@
+"""Trains the arms of `mnist_gradnorm` and measures them: configuration and arrays in, record out."""
+
+import collections
+import contextlib
+import dataclasses
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from dlstudy import chunks, curvature, losses, models, noise, optimizers, representations, sweep
+from dlstudy import training
+from dlstudy.data import Data, Split, noisy_labels, stratified_subset
+from dlstudy.host import Host
+from dlstudy.stages import run_stage
+from experiments import mnist_gradnorm_record as records
+
+CKA_IMAGES = 256  # of the test split: Gram matrices of this size, whatever the set
+
+
+class Arm(NamedTuple):
+    """One way to train; arms that differ in numbers only share a compiled program."""
+
+    name: str
+    optimizer: str
+    epochs: int
+    instruments: training.Instruments
+    gradient_every: int = 0  # epochs
+    curvature_every: int = 0  # epochs
+
+
+class Measured(NamedTuple):
+    """What the instruments carry from epoch to epoch, beside the training state."""
+
+    predictions: jax.Array  # int32[N], classes of the test images an epoch ago; -1 at first
+    top: jax.Array  # float32[P], last eigenvector of the Hessian, or a random start
+    preconditioned_top: jax.Array  # float32[P], the same of the preconditioned Hessian
+
+
+class State(NamedTuple):
+    """One seed of one arm."""
+
+    train: training.TrainState
+    measured: Measured
+
+
+@dataclasses.dataclass
+class Stopwatch:
+    """Seconds that each program took in an epoch, its first call (compilation) aside."""
+
+    seconds: dict[str, list[float]] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(list)
+    )
+
+    @contextlib.contextmanager
+    def __call__(self, name):
+        start = time.perf_counter()
+        yield
+        self.seconds[name].append(time.perf_counter() - start)
+
+    def lines(self, arm: str):
+        """Cost of each program relative to training, as text."""
+        typical = {k: float(np.median(v[1:])) for k, v in self.seconds.items() if len(v) > 1}
+        base = typical.pop("train", None)
+        if not base:
+            return
+        yield f"{arm}: training with its per-step instruments {base:.2f} s an epoch"
+        for name, seconds in typical.items():
+            yield f"{arm}: {name} {seconds:.2f} s an epoch, {seconds / base:.2f} of training"
+
+
+def run(config, data: Data, host: Host):
+    """Runs all arms and returns the record, an `xarray.Dataset` (see `mnist_gradnorm_record`)."""
+    seeds = list(range(config.num_seeds)) if host.only_seed is None else [host.only_seed]
+    study = Study(config, data, host, seeds)
+    rows = {"main": study.run_arm(study.main, data.train)}
+    if "label_noise" in config.controls:
+        labels = noisy_labels(data.train.y, config.control_label_noise, data.classes, config.seed)
+        rows["label_noise"] = study.run_arm(study.noisy, Split(data.train.x, labels))
+    if "rates" in config.controls:
+        rows["rates"] = study.run_arm(study.fixed, data.train, config.rates)
+        rows["capped"] = study.run_arm(study.capped, data.train, (max(config.rates),))
+    if "heads" in config.controls:
+        rows["heads"] = study.run_heads(rows["main"], data.train)
+    return records.assemble(config, data, seeds, rows)
+
+
+def convolutions_of(params) -> jax.Array:
+    """All parameters but the head's as one vector a seed: tree with axis [S] -> [S, P]."""
+    rest = {name: layer for name, layer in params.items() if name != "head"}
+    return jax.vmap(lambda tree: ravel_pytree(tree)[0])(rest)
+
+
+def headline(row) -> dict[str, float]:
+    """Medians over seeds for the progress display, of what the row has."""
+    shown = {"train_loss": "loss", "test_error": "error", "full_grad_norm": "gradient norm"}
+    found = {
+        label: float(np.nanmedian(row[name]))
+        for name, label in shown.items()
+        if name in row and not np.isnan(row[name]).all()
+    }
+    if not np.isnan(row["displacement"]).all():  # an epoch of training, not the measurement before
+        found["diverged"] = int((~np.isfinite(row["loss"]).all(1)).sum())
+    return found
+
+
+class Study:
+    """The model, the data on the device and the programs over seeds that the arms share."""
+
+    def __init__(self, config, data: Data, host: Host, seeds):
+        self.config, self.host, self.classes = config, host, data.classes
+        self.keys = sweep.seed_keys(config.seed, seeds)
+        self.model = models.CNN(config.channels, data.classes, config.network == "two_conv")
+        self.test, self.tune = jax.device_put((tuple(data.test), tuple(data.tune)))
+        rows = stratified_subset(data.train.y, config.curvature_size or len(data.train.y))
+        self.subset = jax.device_put((data.train.x[rows], data.train.y[rows]))
+        self.main = Arm(
+            "main", config.optimizer, config.epochs,
+            training.Instruments(config.taylor_every, 0),
+            config.gradient_every, config.curvature_every,
+        )  # fmt: skip
+        self.noisy = self.main._replace(
+            name="label_noise", instruments=training.Instruments(0, 0),
+            gradient_every=config.control_gradient_every, curvature_every=0,
+        )  # fmt: skip
+        self.fixed = Arm("rates", "sgd", config.rate_epochs, training.Instruments(0, 1))
+        self.capped = self.fixed._replace(name="capped", optimizer="capped")
+
+    # -- functions of one seed
+
+    def loss(self, params, batch):
+        images, labels = batch
+        return losses.cross_entropy(self.model.apply({"params": params}, images)[0], labels)
+
+    def init_params(self, key):
+        return models.initialise(self.model, jax.random.fold_in(key, 0), self.test[0][0])
+
+    def trainer(self, arm: Arm, rate):
+        return training.make_trainer(
+            self.init_params,
+            self.loss,
+            optimizers.make(arm.optimizer, rate, momentum=self.config.momentum),
+            self.config.batch_size,
+            instruments=arm.instruments,
+            needs_curvature=arm.optimizer == "capped",
+        )
+
+    def start(self, arm: Arm, key, rate) -> State:
+        train = self.trainer(arm, rate).init(key)
+        flat, _ = ravel_pytree(train.params)
+        size = flat.shape[0] if arm.curvature_every else 0
+        vectors = jax.random.normal(jax.random.fold_in(key, 1), (2, size))
+        unseen = jnp.full(self.test[1].shape, -1, jnp.int32)
+        return State(train, Measured(unseen, vectors[0], vectors[1]))
+
+    def train_epoch(self, arm: Arm, train, key, rate, data):
+        """One epoch, and how far it moved the parameters: (state, metrics, (last, from start))."""
+        before = train.params
+        train, metrics = self.trainer(arm, rate).epoch(train, jax.random.fold_in(key, 2), data)
+        distance = lambda a, b: optax.tree.norm(jax.tree.map(jnp.subtract, a, b))  # noqa: E731
+        moved = distance(train.params, before), distance(train.params, self.init_params(key))
+        return train, metrics, moved
+
+    def evaluate(self, params, predictions, splits):
+        """Losses and errors of `splits` by name, and churn of the test predictions."""
+
+        def outputs(split):
+            logits = lambda images: self.model.apply({"params": params}, images)[0]  # noqa: E731
+            return chunks.map_over_chunks(logits, split[0])
+
+        logits = {name: outputs(split) for name, split in splits.items()}
+        row = {}
+        for name, split in splits.items():
+            row[f"{name}_loss"] = losses.cross_entropy(logits[name], split[1])
+            row[f"{name}_error"] = losses.error_rate(logits[name], split[1])
+        classes = logits["test"].argmax(1).astype(jnp.int32)
+        churn = (classes != predictions).mean(dtype=jnp.float32)
+        row["churn"] = jnp.where(predictions[0] < 0, jnp.nan, churn)
+        return classes, row
+
+    def full_gradient(self, params, data):
+        found = noise.gradient_and_noise(
+            lambda z, y: (losses.cross_entropy(z, y), losses.error_rate(z, y)),
+            self.model.apply, params, data, len(self.model.widths) + 1,
+        )  # fmt: skip
+        layers = [optax.tree.norm(found.gradient[k]) for k in training.layer_names(params)]
+        return {
+            "train_loss": found.loss,
+            "train_error": found.error,
+            "full_grad_norm": optax.tree.norm(found.gradient),
+            "full_layer_grad_norm": jnp.stack(layers),
+            "gradient_trace": found.trace,
+        }
+
+    def curvatures(self, train, measured, subset):
+        """g'Hg / g'g, the largest eigenvalue and the preconditioned one, on the subset."""
+        with jax.default_matmul_precision("highest"):  # a GPU's default, TF32, is too coarse
+            return self._curvatures(train, measured, subset)
+
+    def _curvatures(self, train, measured, subset):
+        params = train.params
+        mean = lambda f: chunks.mean_over_chunks(f, subset)  # noqa: E731
+        gradient = mean(lambda b: jax.grad(self.loss)(params, b))
+        along = mean(
+            lambda b: curvature.directional(lambda p: self.loss(p, b), params, gradient)
+        )
+        _, unravel = ravel_pytree(params)
+
+        def product(v):
+            batch = lambda b: curvature.hessian_product(  # noqa: E731
+                lambda p: self.loss(p, b), params, unravel(v)
+            )
+            return ravel_pytree(mean(batch))[0]
+
+        def largest(product, start):
+            return curvature.largest_eigenpair(
+                product, start, tolerance=self.config.curvature_tolerance,
+                max_products=self.config.curvature_products,
+            )  # fmt: skip
+
+        top = largest(product, measured.top)
+        row = {"gradient_curvature": along.curvature / optax.tree.norm(gradient, squared=True)}
+        pairs, vectors = {"sharpness": top}, {"top": top.vector}
+        if optax.tree.get(train.opt_state, "nu") is not None:
+            root, _ = ravel_pytree(
+                jax.tree.map(jax.lax.rsqrt, optimizers.adam_preconditioner(train.opt_state))
+            )
+            pair = largest(lambda u: root * product(root * u), measured.preconditioned_top)
+            pairs["preconditioned_sharpness"] = pair
+            vectors["preconditioned_top"] = pair.vector
+        for name, pair in pairs.items():
+            row[name] = pair.value
+            row[f"{name}_residual"] = pair.residual / jnp.abs(pair.value)
+            row[f"{name}_products"] = pair.products
+        return measured._replace(**vectors), row
+
+    # -- stages: loops of the host over epochs
+
+    def over_seeds(self, function, shared=0, donate=()):
+        return sweep.over_seeds(function, self.host.layout, shared=shared, donate=donate)
+
+    def run_arm(self, arm: Arm, train_split, rates=None) -> list[dict]:
+        """Trains one arm at each of `rates` (default: the configured one); rows by epoch.
+
+        Row values have a leading axis of seeds, or of rates x seeds when there are several.
+        """
+        rates = (self.config.learning_rate,) if rates is None else rates
+        rate = jnp.repeat(jnp.asarray(rates, jnp.float32), self.keys.shape[0])
+        keys = jnp.tile(self.keys, len(rates))
+        data = jax.device_put(tuple(train_split))
+        clock = Stopwatch()
+        start = self.over_seeds(lambda key, r: self.start(arm, key, r))
+        train = self.over_seeds(
+            lambda state, key, r, data: self.train_epoch(arm, state, key, r, data), 1, (0,)
+        )
+        evaluate = self.over_seeds(self.evaluate, 1)
+        gradient = self.over_seeds(self.full_gradient, 1)
+        curvatures = self.over_seeds(self.curvatures, 1)
+        blank = self._blank(arm, rate.shape[0], data)
+
+        def advance(epoch, state: State):
+            due = lambda every: every and (epoch % every == 0 or epoch == arm.epochs)  # noqa: E731
+            fitted, measured = state
+            row = dict(blank)  # NaN: not measured in this epoch
+            if epoch:
+                with clock("train"):
+                    fitted, metrics, moved = jax.block_until_ready(
+                        train(fitted, keys, rate, data)
+                    )
+                row |= metrics._asdict() | {"displacement": moved[0], "distance": moved[1]}
+            splits = {"tune": self.tune, "test": self.test}
+            if due(arm.gradient_every):
+                with clock("full-batch gradient and its noise"):
+                    row |= jax.block_until_ready(gradient(fitted.params, data))
+            else:
+                splits["train"] = data
+            if due(self.config.evaluate_every):
+                with clock("evaluation"):
+                    classes, found = jax.block_until_ready(
+                        evaluate(fitted.params, measured.predictions, splits)
+                    )
+                measured = measured._replace(predictions=classes)
+                row |= found
+            if due(arm.curvature_every):
+                with clock("curvature"):
+                    measured, found = jax.block_until_ready(
+                        curvatures(fitted, measured, self.subset)
+                    )
+                row |= found
+            if arm is self.main:
+                row["convolutions"] = convolutions_of(fitted.params)
+            return State(fitted, measured), row
+
+        if arm is self.main and self.config.taylor_every and self.config.measure_cost:
+            for line in self._cost_of_taylor(arm, data):
+                self.host.log(line)
+        rows = run_stage(
+            self.host, arm.name, arm.epochs + 1, lambda: start(keys, rate), advance, headline
+        )
+        for line in clock.lines(arm.name):
+            self.host.log(line)
+        return rows
+
+    def _blank(self, arm: Arm, slots: int, data) -> dict[str, np.ndarray]:
+        """NaN for everything the arm measures in an epoch, so that all rows look alike."""
+        rate = jnp.float32(0)
+        state = jax.eval_shape(lambda key: self.start(arm, key, rate), self.keys[0])
+        splits = {"tune": self.tune, "test": self.test, "train": data}
+
+        def everything(state, key, data, subset):
+            _, metrics, moved = self.train_epoch(arm, state.train, key, rate, data)
+            row = metrics._asdict() | {"displacement": moved[0], "distance": moved[1]}
+            if self.config.evaluate_every:
+                row |= self.evaluate(state.train.params, state.measured.predictions, splits)[1]
+            if arm.gradient_every:
+                row |= self.full_gradient(state.train.params, data)
+            if arm.curvature_every:
+                row |= self.curvatures(state.train, state.measured, subset)[1]
+            return row
+
+        shapes = jax.eval_shape(everything, state, self.keys[0], data, self.subset)
+        return {k: np.full((slots, *v.shape), np.nan, np.float32) for k, v in shapes.items()}
+
+    def _cost_of_taylor(self, arm: Arm, data):
+        """What the Taylor budget adds to a bare step, measured on a few steps of a few seeds."""
+        few = jax.tree.map(lambda a: a[: 16 * self.config.batch_size], data)
+        keys = jnp.resize(self.keys, 2 * self.host.layout.devices)
+        rate = jnp.full(keys.shape, self.config.learning_rate, jnp.float32)
+        seconds = {}
+        for every in (0, arm.instruments.taylor_every):
+            trial = arm._replace(instruments=training.Instruments(every, 0), curvature_every=0)
+            train = self.over_seeds(
+                lambda state, key, r, data, trial=trial: self.train_epoch(
+                    trial, state, key, r, data
+                )[1].loss,
+                1,
+            )
+            state = self.over_seeds(lambda key, r, trial=trial: self.start(trial, key, r).train)(
+                keys, rate
+            )
+            times = []
+            for _ in range(4):
+                begin = time.perf_counter()
+                jax.block_until_ready(train(state, keys, rate, few))
+                times.append(time.perf_counter() - begin)
+            seconds[every] = min(times[1:])
+        ratio = seconds[arm.instruments.taylor_every] / seconds[0]
+        yield f"{arm.name}: a step with its Taylor budget takes {ratio:.2f} of a bare step"
+
+    def run_heads(self, main_rows, train_split) -> list[dict]:
+        """A new head, trained for the same time, on the convolution as it was after each epoch.
+
+        One row for each of `config.frozen_at`: test error of the head, and the similarity (CKA)
+        of the features to the final ones.
+        """
+        config = self.config
+        data = jax.device_put(tuple(train_split))
+        final = jnp.asarray(main_rows[-1]["convolutions"])
+        images = self.test[0][:CKA_IMAGES]
+
+        def head_of(frozen, last, key, data, test):
+            shapes = self.init_params(key)
+            head = {"head": shapes.pop("head")}
+            _, unravel = ravel_pytree(shapes)
+            join = lambda convolutions, h: {**unravel(convolutions), **h}  # noqa: E731
+            trainer = training.make_trainer(
+                lambda key: head,
+                lambda h, batch: self.loss(join(frozen, h), batch),
+                optimizers.make("adam", 1e-3),
+                config.batch_size,
+                instruments=training.Instruments(0, 0),
+            )
+            state, _ = jax.lax.scan(
+                lambda s, _: (trainer.epoch(s, jax.random.fold_in(key, 3), data)[0], None),
+                trainer.init(key), None, length=config.head_epochs,
+            )  # fmt: skip
+            _, row = self.evaluate(
+                join(frozen, state.params), jnp.full(test[1].shape, -1, jnp.int32), {"test": test}
+            )
+            features = [
+                self.model.apply({"params": join(c, head)}, images)[1]["features"]
+                for c in (frozen, last)
+            ]
+            return {
+                "head_test_error": row["test_error"],
+                "feature_similarity": representations.linear_cka(*features),
+            }
+
+        program = self.over_seeds(head_of, 2)
+
+        def advance(unit, state):
+            frozen = jnp.asarray(main_rows[config.frozen_at[unit]]["convolutions"])
+            return state, program(frozen, final, self.keys, data, self.test)
+
+        return run_stage(
+            self.host, "heads", len(config.frozen_at), lambda: (), advance,
+            lambda row: {"test_error": float(np.median(row["head_test_error"]))},
+        )  # fmt: skip

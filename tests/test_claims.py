@@ -1,0 +1,659 @@
+"""Claims judged on small records whose verdict is known by counting."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from dlstudy import stats
+from dlstudy.claims import (
+    Claim,
+    adjust,
+    combine,
+    conditional,
+    conjunction,
+    judge,
+    table,
+    to_json,
+)
+
+PROPERTY = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+
+
+def read_x(record):
+    """The number x of each seed.
+
+    Only the first line is shown.
+    """
+    return record["x"].values
+
+
+def claim(kind="paired", direction="above", threshold=0.0, statistic=read_x, **fields):
+    return Claim(
+        **{
+            "id": "1.1",
+            "sentence": "x is large",
+            "kind": kind,
+            "statistic": statistic,
+            "direction": direction,
+            "threshold": threshold,
+            "reason": "the smallest x anyone would notice",
+            "unit": "nats",
+            "section": "1",
+            **fields,
+        }
+    )
+
+
+def record(x, **variables):
+    return xr.Dataset({"x": ("seed", np.asarray(x)), **variables})
+
+
+def verdict_of(claim, x, **variables):
+    (verdict,) = judge([claim], record(x, **variables))
+    return verdict
+
+
+def signs(above, below, ties=0):
+    return np.array([1.0] * above + [-1.0] * below + [0.0] * ties)
+
+
+# --- the three kinds -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("x", "above", "below"),
+    [
+        (signs(16, 4), "supported", "refuted"),
+        (signs(15, 5), "inconclusive", "inconclusive"),
+        (signs(15, 0, 5), "inconclusive", "inconclusive"),
+        (signs(4, 16), "refuted", "supported"),
+        (signs(24, 8), "supported", "refuted"),
+        (signs(23, 9), "inconclusive", "inconclusive"),
+        (signs(0, 0, 20), "inconclusive", "inconclusive"),
+    ],
+)
+def test_paired(x, above, below):
+    for direction, expected in (("above", above), ("below", below)):
+        assert verdict_of(claim(direction=direction), x).verdict == expected
+
+
+def test_every_number_of_a_paired_verdict():
+    x = np.arange(1.0, 21.0)
+    got = verdict_of(claim(threshold=4.5), x)
+    assert (got.verdict, got.n, got.seeds, got.beyond, got.needed) == ("supported", 20, 20, 16, 16)
+    assert (got.effect, got.low, got.high, got.level) == (10.5, 4, 17, 0.99)
+    assert got.p == got.p_holm == 6196 / 2**20
+    assert got.p_against == 1 - sum([1, 20, 190, 1140]) / 2**20  # at least 4 of 20 below
+    assert (got.mean, got.mean_low, got.mean_high) == (10.5, *stats.t_interval(x))
+    assert (got.bca_low, got.bca_high) == stats.bca_interval(x)
+    assert (got.threshold, got.unit, got.section) == (4.5, "nats", "1")
+    assert got.threshold_reason == "the smallest x anyone would notice"
+    assert got.reason == (
+        "16 of 20 seeds lie above 4.5 nats (16 needed); "
+        "on the edge, the interval still reaches the threshold"
+    )
+    assert got.measures == "The number x of each seed"
+    assert got.statistic.endswith("test_claims.read_x")
+    assert all(type(v) in (int, float) for v in (got.n, got.beyond, got.needed, got.p, got.effect))
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        (np.zeros(20), "supported"),
+        (signs(8, 8, 4) * 0.99, "supported"),
+        (signs(0, 0, 20) + 1, "inconclusive"),  # on the margin is not inside it
+        (signs(4, 4, 12) * 5, "supported"),  # scattered seeds, but a median well inside
+        (signs(5, 4, 11) * 5, "inconclusive"),
+        (signs(16, 0, 4) * 5, "inconclusive"),
+        (signs(17, 0, 3) * 5, "refuted"),
+        (signs(0, 17, 3) * 5, "refuted"),
+        (signs(10, 10) * 5, "inconclusive"),
+    ],
+)
+def test_equivalence(x, expected):
+    assert verdict_of(claim(direction="within", threshold=1.0), x).verdict == expected
+
+
+def test_p_values_of_equivalence():
+    got = verdict_of(claim(direction="within", threshold=1.0), signs(17, 0, 3) * 5)
+    assert got.p == 1 - sum([1, 20, 190]) / 2**20  # at least 3 of 20 below the upper end
+    assert got.p_against == 2 * sum([1140, 190, 20, 1]) / 2**20  # either end could be left
+    assert got.p_against <= 0.01
+
+
+@pytest.mark.parametrize("n", range(8, 40))
+def test_equivalence_follows_when_the_interval_lies_inside_the_margin(n):
+    x = np.arange(n) - (n - 1) / 2
+    low, high = stats.median_interval(x)
+    assert -high == low
+    within = partial(claim, direction="within")
+    assert verdict_of(within(threshold=high + 0.25), x).verdict == "supported"
+    shifted = x + high + 10.25
+    assert verdict_of(within(threshold=10.0), shifted).verdict == "refuted"
+
+
+@pytest.mark.parametrize(
+    ("ones", "threshold", "direction", "expected"),
+    [
+        (20, 0.5, "above", "supported"),
+        (17, 0.5, "above", "supported"),
+        (16, 0.5, "above", "inconclusive"),  # 99% Clopper-Pearson 0.496 to 0.955
+        (0, 0.5, "above", "refuted"),
+        (0, 0.5, "below", "supported"),
+        (3, 0.5, "below", "supported"),
+        (4, 0.5, "below", "inconclusive"),
+        (20, 0.9, "above", "inconclusive"),
+    ],
+)
+def test_proportion(ones, threshold, direction, expected):
+    x = [1] * ones + [0] * (20 - ones)
+    got = verdict_of(claim("proportion", direction, threshold), np.array(x, bool))
+    assert got.verdict == expected
+    assert got.effect == ones / 20
+    assert (got.low, got.high) == stats.share_interval(ones, 20)
+    assert (got.beyond >= (got.needed or 21)) == (expected == "supported")
+    assert got.p == pytest.approx(
+        stats.share_p(got.beyond, 20, threshold if direction == "above" else 1 - threshold)
+    )
+
+
+@pytest.mark.parametrize(
+    ("x", "direction", "expected", "effect"),
+    [
+        ([0, 1e-7, -1e-6], "within", "supported", -1e-6),
+        ([0, 1e-7, -1.1e-6], "within", "refuted", -1.1e-6),
+        ([0, -5], "below", "supported", 0),
+        ([0, 2e-6], "below", "refuted", 2e-6),
+        ([1, 2e-6], "above", "supported", 2e-6),
+        ([1, 0], "above", "refuted", 0),
+    ],
+)
+def test_exact(x, direction, expected, effect):
+    got = verdict_of(claim("exact", direction, 1e-6), x)
+    assert (got.verdict, got.effect, got.needed) == (expected, effect, len(x))
+    assert got.low is got.high is got.p is got.mean is None
+
+
+def test_exact_with_tolerance_0_is_equality():
+    assert verdict_of(claim("exact", "within", 0.0), np.zeros(3)).verdict == "supported"
+    assert verdict_of(claim("exact", "within", 0.0), [0, 0, 5e-324]).verdict == "refuted"
+
+
+def test_exact_on_every_seed_is_not_shown_by_some():
+    exact = claim("exact", "within", 0.1)
+    got = verdict_of(exact, [0, np.nan, 0])
+    assert (got.verdict, got.missing, got.n, got.needed) == ("inconclusive", (1,), 2, 3)
+    assert verdict_of(exact, [0, np.nan, 1]).verdict == "refuted"
+
+
+def test_exact_needs_no_seeds():
+    exact = claim("exact", "within", 0.1, lambda record: record["gap"].max())
+    (got,) = judge([exact], xr.Dataset({"gap": ("depth", [0.0, 0.05])}))
+    assert (got.verdict, got.effect, got.n) == ("supported", 0.05, 1)
+    assert verdict_of(exact, [1.0, 2.0], gap=((), 0.3)).verdict == "refuted"
+
+
+# --- seeds that are not there ----------------------------------------------------------------
+
+
+def test_diverged_seeds_are_left_out_and_named():
+    steps = np.full(20, -1)
+    steps[[3, 17]] = 40, 0
+    x = signs(20, 0)
+    x[3] = np.nan
+    got = verdict_of(claim(), x, diverged_step=("seed", steps))
+    assert (got.verdict, got.n, got.seeds, got.diverged, got.missing) == (
+        "supported", 18, 20, (3, 17), ()
+    )  # fmt: skip
+    assert got.reason.endswith("diverged and left out: seeds 3, 17")
+    assert got.at_worst == "supported"  # 18 of 20
+
+
+def test_seeds_keep_their_labels():
+    data = record(signs(19, 0)).assign_coords(seed=np.arange(100, 119))
+    data["x"][4] = np.nan
+    (got,) = judge([claim()], data)
+    assert got.missing == (104,)
+    assert "without a value: seed 104" in got.reason
+
+
+def test_a_verdict_says_when_the_seeds_left_out_could_turn_it():
+    x = signs(15, 0, 0).tolist() + [np.nan] * 5
+    got = verdict_of(claim(), x)
+    assert (got.verdict, got.at_worst) == ("supported", "inconclusive")
+    assert got.reason.endswith("inconclusive if these spoke against it")
+    got = verdict_of(claim(direction="below"), x)
+    assert (got.verdict, got.at_worst) == ("refuted", "inconclusive")
+    got = verdict_of(claim(), signs(7, 0).tolist() + [np.nan] * 93)
+    assert (got.verdict, got.at_worst) == ("supported", "refuted")
+    ones = verdict_of(claim("proportion", threshold=0.5), [1] * 15 + [np.nan] * 5)
+    assert (ones.verdict, ones.at_worst) == ("supported", "inconclusive")
+
+
+def test_only_the_arms_of_a_claim_take_seeds_out():
+    steps = np.full((20, 2), -1)
+    steps[2, 0], steps[5, 1] = 10, 10
+    data = record(signs(20, 0), diverged_step=(("seed", "arm"), steps))
+    data = data.assign_coords(arm=["adam", "sgd"])
+
+    def diverged(*arms):
+        (got,) = judge([claim(arms=arms)], data)
+        return got.diverged
+
+    assert diverged("adam") == (2,)
+    assert diverged("sgd") == (5,)
+    assert diverged("adam", "sgd") == diverged() == (2, 5)
+    (got,) = judge([claim(arms=("lion",))], data)
+    assert (got.verdict, got.reason) == ("inconclusive", "the record has no arm lion")
+
+
+def test_a_claim_about_divergence_keeps_the_diverged():
+    steps = np.where(np.arange(20) < 6, 3, -1)
+    share = claim(
+        "proportion", "above", 0.5, lambda record: record["diverged_step"] < 0, keep_diverged=True
+    )
+    got = verdict_of(share, np.zeros(20), diverged_step=("seed", steps))
+    assert (got.n, got.effect, got.diverged) == (20, 0.7, tuple(range(6)))
+    assert got.at_worst == got.verdict
+    assert "diverged but counted: seeds 0, 1, 2, 3, 4, 5" in got.reason
+
+
+# --- statistics that fail --------------------------------------------------------------------
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("statistic", "reason"),
+    [
+        (lambda r: fail(ZeroDivisionError("by zero")), "failed: ZeroDivisionError: by zero"),
+        (lambda r: fail(RuntimeError("a\nb")), "failed: RuntimeError: a"),
+        (lambda r: fail(AssertionError()), "failed: AssertionError"),
+        (lambda r: r["absent"], "failed: KeyError"),
+        (lambda r: np.log(-np.ones(20)), "failed: RuntimeWarning"),
+        (lambda r: np.zeros(19), r"shape (19,); one number per seed is (20,)"),
+        (lambda r: np.zeros((20, 1)), "shape (20, 1)"),
+        (lambda r: 3.0, "shape ()"),
+        (lambda r: r["loss"], "shape ('epoch',)"),
+        (lambda r: np.full(20, np.nan), "no seed has a value; without a value: seeds 0, 1,"),
+        (lambda r: np.ma.masked_all(20), "no seed has a value"),
+        (lambda r: np.array([1.0] * 19 + [np.inf]), "infinite at seed 19"),
+        (lambda r: np.zeros(20, complex), "complex128, not real numbers"),
+        (lambda r: ["high"] * 20, "not real numbers"),
+        (lambda r: None, "object, not real numbers"),
+    ],
+)
+def test_a_bad_statistic_is_inconclusive_with_the_reason(statistic, reason):
+    loss = ("epoch", np.zeros(20))  # as many epochs as seeds
+    for kind, threshold in (("paired", 0.1), ("proportion", 0.5)):
+        got = verdict_of(claim(kind, "above", threshold, statistic), np.zeros(20), loss=loss)
+        assert (got.verdict, got.n, got.effect) == ("inconclusive", 0, None)
+        assert {got.at_half, got.at_double, got.at_worst} == {"inconclusive"}
+        assert reason in got.reason
+        assert "\n" not in got.reason
+
+
+def test_a_share_of_something_else_than_0_and_1():
+    got = verdict_of(claim("proportion", "above", 0.5), [1, 0, 0.5, 2])
+    assert (got.verdict, got.reason) == ("inconclusive", "neither 0 nor 1 at seeds 2, 3")
+
+
+def test_a_record_of_one_seed_taken_out_has_no_seed_axis():
+    one = record(np.ones(3)).assign_coords(seed=[7, 8, 9]).isel(seed=0)
+    (got,) = judge([claim()], one)
+    assert got.verdict == "inconclusive"
+    assert got.reason == "the statistic has shape (); one number per seed is (0,)"
+
+
+def test_no_record():
+    parts = combine("1", "both", [claim(), claim(id="1.2")])
+    assert [v.verdict for v in judge([parts], None)] == ["inconclusive"] * 3
+    assert judge([claim()], None)[0].reason == "no record"
+    for broken in (xr.Dataset(), xr.Dataset({"x": ((), 1.0)}), "not a record"):
+        assert judge([claim()], broken)[0].verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_few_seeds(n):
+    got = verdict_of(claim(), np.ones(n))
+    assert got.verdict == ("supported" if n >= 7 else "inconclusive")
+    assert np.isinf(got.low) == (n < 8)
+    if n < 7:
+        assert got.needed is None
+        assert got.reason.startswith(f"{n} seed")
+        assert got.reason.endswith("cannot decide, at least 7 are needed")
+    if n == 7:
+        assert got.reason.endswith("so few seeds leave the interval unbounded")
+
+
+def test_numbers_at_the_ends_of_the_range_do_no_harm():
+    for x in ([1.7e308] * 20, [1.7e308, -1.7e308] * 10, [5e-324] * 19 + [0.0], [1e308] * 10 + [0]):
+        got = verdict_of(claim(), x)
+        json.loads(to_json([got]))
+
+
+def test_float32_ties_count_as_ties():
+    got = verdict_of(claim(threshold=0.1), np.full(20, 0.1, np.float32))
+    assert (got.verdict, got.beyond) == ("inconclusive", 0)
+
+
+def test_a_broken_statistic_turns_its_verdict():
+    rng = np.random.default_rng(0)
+    loss = np.exp(-np.linspace(0, 3, 25)) * rng.lognormal(0, 0.1, (20, 25))
+    data = xr.Dataset({"loss": (("seed", "epoch"), loss)})
+
+    def final_over_first(record):
+        return record["loss"].isel(epoch=-1) / record["loss"].isel(epoch=0)
+
+    def first_over_final(record):
+        return 1 / final_over_first(record)
+
+    falls = claim(direction="below", threshold=0.5, statistic=final_over_first)
+    broken = dataclasses.replace(falls, id="1.2", statistic=first_over_final)
+    assert [v.verdict for v in judge([falls, broken], data)] == ["supported", "refuted"]
+
+
+# --- thresholds ------------------------------------------------------------------------------
+
+
+def test_verdicts_at_half_and_double_the_threshold():
+    got = verdict_of(claim(threshold=10.0), np.arange(1, 21))
+    assert (got.at_half, got.verdict, got.at_double) == ("inconclusive",) * 2 + ("refuted",)
+    got = verdict_of(claim(threshold=6.0), np.arange(1, 21))
+    assert (got.at_half, got.verdict, got.at_double) == ("supported",) + ("inconclusive",) * 2
+    got = verdict_of(claim("exact", "within", 1.0), [0.5, 1.5])
+    assert (got.at_half, got.verdict, got.at_double) == ("refuted", "refuted", "supported")
+
+
+def test_a_threshold_of_0_is_its_own_half_and_double():
+    got = verdict_of(claim(), np.ones(20))
+    assert got.at_half == got.verdict == got.at_double == "supported"
+
+
+def test_a_share_halves_and_doubles_its_odds():
+    """0.6 has odds 1.5: half is 3/7, double is 3/4; 17 of 20 has the interval 0.55 to 0.98."""
+    got = verdict_of(claim("proportion", "above", 0.6), [1] * 17 + [0] * 3)
+    assert (got.at_half, got.verdict, got.at_double) == ("supported",) + ("inconclusive",) * 2
+
+
+# --- control arms and compound sentences -----------------------------------------------------
+
+
+def two_arms(main, control, direction="above"):
+    other = claim(statistic=lambda r: r["other"], condition="with SGD", direction=direction)
+    here = claim(control=other, condition="with Adam", direction=direction)
+    return verdict_of(here, main, other=("seed", control))
+
+
+@pytest.mark.parametrize(
+    ("main", "control", "expected"),
+    [
+        (signs(20, 0), signs(20, 0), "supported"),
+        (signs(20, 0), signs(10, 10), "supported"),
+        (signs(20, 0), signs(0, 20), "conditional"),
+        (signs(0, 20), signs(20, 0), "conditional"),
+        (signs(0, 20), signs(10, 10), "refuted"),
+        (signs(0, 20), signs(0, 20), "refuted"),
+        (signs(10, 10), signs(20, 0), "inconclusive"),
+        (signs(10, 10), signs(0, 20), "inconclusive"),
+    ],
+)
+def test_a_condition_takes_a_decision_in_each_arm(main, control, expected):
+    got = two_arms(main, control)
+    assert got.verdict == got.at_half == got.at_double == got.at_worst == expected
+    assert bool(got.condition) == (expected == "conditional")
+
+
+def test_the_condition_is_named():
+    got = two_arms(signs(20, 0), signs(0, 20))
+    assert got.condition == "holds with Adam, fails with SGD"
+    assert got.effect == 1
+    assert (got.control.effect, got.control.verdict, got.control.arm) == (-1, "refuted", "with SGD")
+    assert two_arms(signs(0, 20), signs(20, 0)).condition == "holds with SGD, fails with Adam"
+    assert two_arms(signs(20, 0), signs(10, 10)).reason.endswith("with SGD: inconclusive")
+
+
+def test_conditional_is_a_rule_on_two_verdicts():
+    assert conditional("supported", "refuted") == conditional("refuted", "supported")
+    assert conditional("supported", "inconclusive") == "supported"
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (["supported", "supported"], "supported"),
+        (["supported", "refuted"], "refuted"),
+        (["inconclusive", "refuted"], "refuted"),
+        (["supported", "inconclusive"], "inconclusive"),
+        (["conditional", "supported"], "conditional"),
+        (["conditional", "inconclusive"], "inconclusive"),
+    ],
+)
+def test_all_parts_of_a_sentence_must_hold(parts, expected):
+    assert conjunction(parts) == conjunction(parts[::-1]) == expected
+
+
+def test_a_compound_sentence_is_followed_by_its_parts():
+    whole = combine(
+        "5.3",
+        "x is above 0 and above 15",
+        [claim(id="5.3a"), claim(id="5.3b", threshold=15.0)],
+    )
+    x = np.arange(1.0, 21.0)
+    x[2] = np.nan
+    got = judge([whole, claim(id="6")], record(x))
+    assert [v.id for v in got] == ["5.3", "5.3a", "5.3b", "6"]
+    assert [v.verdict for v in got] == ["inconclusive", "supported", "inconclusive", "supported"]
+    assert (got[0].reason, got[0].section, got[0].missing) == ("decided by 5.3b", "1", (2,))
+    assert got[0].effect is got[0].p is got[0].n is None
+    assert (got[0].at_half, got[0].at_double) == ("inconclusive", "refuted")
+    got = judge([combine("5", "twice", [claim(id="5a"), claim(id="5b")])], record(np.ones(20)))
+    assert (got[0].verdict, got[0].reason) == ("supported", "all parts are supported")
+
+
+# --- the ledger ------------------------------------------------------------------------------
+
+
+def test_p_values_are_adjusted_over_everything_judged_together():
+    shifted = partial(claim, statistic=lambda r: r["x"].values + 0.0)
+    claims = [
+        shifted(id="a", threshold=4.5),  # 16 of 20
+        shifted(id="b", threshold=0.5),  # 20 of 20
+        shifted(id="c", threshold=10.5),  # 10 of 20
+        claim("exact", "above", 0.0, id="d"),
+    ]
+    verdicts = judge(claims, record(np.arange(1, 21)))
+    a, b, c = (6196 / 2**20, 1 / 2**20, 616666 / 2**20)
+    assert [v.p for v in verdicts] == [a, b, c, None]
+    assert [v.p_holm for v in verdicts] == [2 * a, 3 * b, c, None]
+
+    unread = judge([shifted(id="e", statistic=lambda r: r["absent"])], None)
+    ledger = adjust([*verdicts, *unread])
+    assert [v.p_holm for v in ledger] == [3 * a, 4 * b, 2 * c if 2 * c < 1 else 1, None, None]
+
+
+def test_controls_belong_to_the_family():
+    got = two_arms(signs(20, 0), signs(0, 20))
+    assert got.p_holm == 2 * got.p
+    assert got.control.p_against_holm == 2 * got.control.p_against
+
+
+def test_ids_are_distinct():
+    with pytest.raises(ValueError, match=r"share the id 1\.1"):
+        judge([claim(), claim()], None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "guess"}, "kind is 'guess'"),
+        ({"direction": "sideways"}, "above or below or within"),
+        ({"kind": "proportion", "direction": "within", "threshold": 0.5}, "above or below"),
+        ({"kind": "proportion", "threshold": 1.0}, "strictly between 0 and 1"),
+        ({"threshold": np.nan}, "must be finite"),
+        ({"direction": "within", "threshold": 0.0}, "nothing inside"),
+        ({"kind": "exact", "direction": "within", "threshold": -1.0}, "nothing inside"),
+        ({"reason": " "}, "needs its reason"),
+        ({"statistic": None}, "must be a function"),
+        ({"control": claim()}, "a condition for each"),
+        ({"parts": (claim(), claim())}, "combine"),
+        ({"kind": "compound", "parts": (claim(id="1.1a"),)}, "two or more parts"),
+        ({"kind": "compound", "parts": (claim(), claim(id="1.1b"))}, "ids like 1.1a"),
+    ],
+)
+def test_a_claim_that_makes_no_sense_is_refused_where_it_is_declared(fields, message):
+    with pytest.raises(ValueError, match=message):
+        claim(**fields)
+
+
+def refuse_constant(name):
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_json_is_strict_and_complete():
+    verdicts = [
+        two_arms(signs(20, 0), signs(0, 20)),
+        verdict_of(claim(), np.ones(7)),
+        verdict_of(claim(), [0, 5e-324] * 10),  # a BCa interval that is not a number
+        verdict_of(claim("exact", "within", 0.1), np.zeros(3)),
+        *judge([claim()], None),
+    ]
+    rows = json.loads(to_json(verdicts), parse_constant=refuse_constant)
+    fields = [f.name for f in dataclasses.fields(verdicts[0])]
+    assert all(list(row) == fields for row in rows)
+    assert rows[0]["control"]["verdict"] == "refuted"
+    assert (rows[1]["low"], rows[1]["high"], rows[1]["effect"]) == (None, None, 1)
+    assert rows[2]["bca_low"] is None
+    assert json.loads(to_json([])) == []
+
+
+def draw(verdicts, width):
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(table(verdicts))
+    return capture.get()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_tells_verdicts_apart_without_colour(width):
+    x = np.arange(1.0, 21.0)
+    x[6] = np.nan
+    other = claim(condition="with SGD", statistic=lambda r: -r["x"])
+    whole = combine("2", "x is [large] and small", [claim(id="2a"), claim(id="2b", threshold=30.0)])
+    claims = [
+        claim(id="1", condition="with Adam", control=other),
+        whole,
+        claim(id="3", statistic=lambda r: r["absent"]),
+        claim("exact", "within", 25.0, id="4"),
+    ]
+    drawn = draw(judge(claims, record(x)), width)
+    marks = ["◐ conditional", "✓ supported", "✗ refuted", "? inconclusive"]
+    numbers = ["11 nats", "[4, 17]", "> 30", "in ±25", "19 of 19", "needs 15"]
+    for text in [*marks, *numbers, "[large]", "without a value"]:
+        assert text in drawn, drawn
+    assert max(map(len, drawn.splitlines())) <= width
+    assert "…" not in drawn
+    assert "effect" in draw([], width)
+
+
+def test_importing_the_rules_imports_nothing_heavy():
+    code = (
+        "import sys, dlstudy.claims, dlstudy.stats\n"
+        "heavy = {'jax', 'scipy', 'xarray', 'rich', 'matplotlib', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=root)
+
+
+# --- what no verdict may depend on -----------------------------------------------------------
+
+WHOLE = st.integers(-6, 6)
+SAMPLE = st.lists(WHOLE, min_size=1, max_size=33)
+DIRECTION = st.sampled_from(["above", "below"])
+
+
+@given(SAMPLE, WHOLE, DIRECTION, st.randoms(use_true_random=False))
+@PROPERTY
+def test_the_order_of_seeds_does_not_matter(x, threshold, direction, random):
+    shuffled = random.sample(x, len(x))
+    here, there = (
+        verdict_of(claim(direction=direction, threshold=threshold), y) for y in (x, shuffled)
+    )
+    drop = {"mean": None, "mean_low": None, "mean_high": None, "bca_low": None, "bca_high": None}
+    assert dataclasses.replace(here, **drop) == dataclasses.replace(there, **drop)
+
+
+@given(SAMPLE, WHOLE, DIRECTION)
+@PROPERTY
+def test_a_monotone_transform_of_statistic_and_threshold_changes_no_verdict(
+    x, threshold, direction
+):
+    x = np.array(x, float)
+    expected = verdict_of(claim(direction=direction, threshold=threshold), x)
+    for transform in (np.exp, np.arctan, lambda v: v**3, lambda v: 2 * v + 1):
+        got = verdict_of(
+            claim(direction=direction, threshold=float(transform(float(threshold)))), transform(x)
+        )
+        for field in ("verdict", "beyond", "needed", "p", "p_against", "at_worst"):
+            assert getattr(got, field) == getattr(expected, field)
+        # Order statistics move with the transform.
+        ends = transform(np.array([expected.low, expected.high]))
+        if np.isfinite(expected.low):
+            np.testing.assert_allclose([got.low, got.high], ends)
+
+
+@given(SAMPLE, WHOLE, DIRECTION)
+@PROPERTY
+def test_flipping_sign_and_direction_changes_no_verdict(x, threshold, direction):
+    x = np.array(x, float)
+    flipped = {"above": "below", "below": "above"}[direction]
+    here = verdict_of(claim(direction=direction, threshold=threshold), x)
+    there = verdict_of(claim(direction=flipped, threshold=-threshold), -x)
+    for field in ("verdict", "beyond", "needed", "p", "p_against", "at_half", "at_double"):
+        assert getattr(here, field) == getattr(there, field)
+    assert (here.low, here.high) == (-there.high, -there.low)
+    mirrored = verdict_of(claim(direction=flipped, threshold=threshold), x).verdict
+    swap = {"supported": "refuted", "refuted": "supported"}
+    assert mirrored == swap.get(here.verdict, here.verdict)
+
+
+@given(SAMPLE, st.integers(1, 6))
+@PROPERTY
+def test_equivalence_does_not_depend_on_the_sign(x, margin):
+    within = claim(direction="within", threshold=margin)
+    here, there = verdict_of(within, x), verdict_of(within, [-v for v in x])
+    for field in ("verdict", "beyond", "p", "p_against", "at_half", "at_double"):
+        assert getattr(here, field) == getattr(there, field)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=33), st.integers(1, 9))
+@PROPERTY
+def test_a_share_and_its_complement_have_one_verdict(x, tenths):
+    x = np.array(x)
+    here = verdict_of(claim("proportion", "above", tenths / 10), x)
+    there = verdict_of(claim("proportion", "below", 1 - tenths / 10), ~x)
+    for field in ("verdict", "beyond", "needed", "at_worst"):
+        assert getattr(here, field) == getattr(there, field)
+    assert (here.at_half, here.at_double) == (there.at_double, there.at_half)
+
+
+def test_judge_follows_the_rule_that_the_simulations_test():
+    rng = np.random.default_rng(0)
+    for x in rng.normal(0.6, 1, (30, 20)):
+        beyond, against = stats.sign_counts(x, 0, "above")
+        expected = stats.sign_verdict(int(beyond), int(against), 20, "above")
+        assert verdict_of(claim(), x).verdict == expected
