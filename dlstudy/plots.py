@@ -5,6 +5,7 @@ line style, so that figures survive a black-and-white printer.
 """
 
 import numpy as np
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
 COLOURS = {
@@ -60,6 +61,28 @@ def seeds_over(axis, x, values, label: str, index: int, *, singles: bool = True,
         axis.plot(x, values.T, color=look["color"], alpha=0.13, linewidth=0.5)
     axis.fill_between(x, low, high, color=look["color"], alpha=0.22, linewidth=0)
     axis.plot(x, middle, label=label, linewidth=1.8, marker=marker, markersize=4, **look)
+
+
+def logarithmic(axis, which: str = "y"):
+    """Logarithmic axis with plain numbers; 2 and 5 are named too where there are few decades."""
+    for name in which:
+        getattr(axis, f"set_{name}scale")("log")
+        low, high = getattr(axis, f"get_{name}lim")()
+        scaled = getattr(axis, f"{name}axis")
+        plain = ticker.FuncFormatter(lambda value, _: f"{value:g}")
+        scaled.set_major_formatter(plain)
+        few = np.log10(high / low) < 2.5
+        scaled.set_minor_locator(ticker.LogLocator(subs=(2, 5) if few else range(2, 10)))
+        scaled.set_minor_formatter(plain if few else ticker.NullFormatter())
+
+
+def percent_from_zero(axis):
+    """Percentages over decades, with zero at the bottom: linear below 1%."""
+    axis.set_yscale("symlog", linthresh=1, linscale=0.5)
+    axis.set_ylim(bottom=0)
+    axis.yaxis.set_major_locator(ticker.FixedLocator([0, 0.5, 1, 2, 5, 10, 20, 50, 100]))
+    axis.yaxis.set_minor_locator(ticker.NullLocator())
+    axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def reference(axis, y: float, text: str):

@@ -19,7 +19,6 @@ import errno
 import json
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -232,49 +231,9 @@ def dry_run(job: Job) -> int:
 # ---------------------------------------------------------------------------- the run
 
 
-class StopSignal:
-    """Turns Ctrl-C and SIGTERM into a wish to stop while training; the second one insists.
-
-    Attributes:
-        requested: whether there was a signal.
-        console: set while training: then a run can stop at the next epoch.
-        advice: what to say at the second signal.
-    """
-
-    def __init__(self):
-        self.requested = False
-        self.console = None
-        self.advice = "nothing was written"
-
-    def __call__(self, number, frame):
-        if self.requested:
-            # An exception could be lost in a destructor or a callback; and a run folder survives
-            # worse than this. The escape sequence brings the cursor back.
-            cursor = b"\x1b[?25h\n" if sys.stderr.isatty() else b""
-            os.write(2, cursor + f"stopped; {self.advice}\n".encode())
-            os._exit(130)
-        self.requested = True
-        if self.console is None:
-            raise KeyboardInterrupt
-        self.console.stopping()
-
-    @contextlib.contextmanager
-    def caught(self) -> Iterator[None]:
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        try:
-            before = {number: signal.signal(number, self) for number in numbers}
-        except ValueError:  # not in the main thread: then signals are the caller's business
-            before = {}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 def train(job: Job) -> int:
     """Runs, or goes on with a run, to its end."""
-    stop = StopSignal()
+    stop = consoles.StopSignal()
     with stop.caught(), contextlib.ExitStack() as stack:
         folder = stack.enter_context(records.open_folder(job.path)) if job.found == "run" else None
         if folder and folder.manifest["status"] == "finished" and folder.has_record():
@@ -297,7 +256,7 @@ def train(job: Job) -> int:
         return _carry_out(job, data, host, stop)
 
 
-def _carry_out(job: Job, data: Any, host: records.FileHost, stop: StopSignal) -> int:
+def _carry_out(job: Job, data: Any, host: records.FileHost, stop: consoles.StopSignal) -> int:
     folder, console = host.folder, host.console
     stop.advice = f"to go on: {command(job.module, f'--run_dir={folder.path}')}"
     before, began = folder.manifest["seconds"], time.monotonic()

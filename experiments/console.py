@@ -1,10 +1,16 @@
-"""What a run says while it works: a progress bar on a terminal, plain lines elsewhere."""
+"""What a run says while it works: a progress bar on a terminal, plain lines elsewhere.
 
+And how it hears Ctrl-C.
+"""
+
+import contextlib
 import math
 import os
+import signal
 import statistics
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -152,3 +158,43 @@ class RichConsole(PlainConsole):
 
     def close(self) -> None:
         self.bar.stop()
+
+
+class StopSignal:
+    """Turns Ctrl-C and SIGTERM into a wish to stop while training; the second one insists.
+
+    Attributes:
+        requested: whether there was a signal.
+        console: the console while training, when a run can stop at the next epoch; else None.
+        advice: what to say at the second signal.
+    """
+
+    def __init__(self):
+        self.requested = False
+        self.console: PlainConsole | None = None
+        self.advice = "nothing was written"
+
+    def __call__(self, number, frame):
+        if self.requested:
+            # An exception could be lost in a destructor or a callback; and a run folder survives
+            # worse than this. The escape sequence brings the cursor back.
+            cursor = b"\x1b[?25h\n" if sys.stderr.isatty() else b""
+            os.write(2, cursor + f"stopped; {self.advice}\n".encode())
+            os._exit(130)
+        self.requested = True
+        if self.console is None:
+            raise KeyboardInterrupt
+        self.console.stopping()
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        try:
+            before = {number: signal.signal(number, self) for number in numbers}
+        except ValueError:  # not in the main thread: then signals are the caller's business
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -127,7 +127,6 @@ def _item(text: str, flag: Flag, each: str) -> Any:
             raise ValueError(f"{each}must be {noun}") from None
         if kind is float and not math.isfinite(value):
             raise ValueError(f"{each}must be a finite number")
-    allowed = _allowed(flag)
     about = flag.about
     if about["choices"] is not None:
         good = value in about["choices"]
@@ -137,7 +136,7 @@ def _item(text: str, flag: Flag, each: str) -> Any:
             high is None or (value < high if about["high_open"] else value <= high)
         )
     if not good:
-        raise ValueError(f"{each}must be {allowed}")
+        raise ValueError(f"{each}must be {_allowed(flag)}")
     return value
 
 

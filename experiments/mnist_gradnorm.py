@@ -96,11 +96,11 @@ class Config:
         (0.1, 0.3, 1.0), "fixed rates of plain gradient descent; the cap works on the largest",
         low=0, low_open=True,
     )  # fmt: skip
-    rate_epochs: int = setting(10, "of the arms with fixed and capped rates", "epochs", low=1)
+    rate_epochs: int = setting(6, "of the arms with fixed and capped rates", "epochs", low=1)
     head_at: tuple[int, ...] = setting(
         (0, 1, 2, 5, 25), "epochs after which the convolution is frozen for a new head", low=0
     )
-    head_epochs: int = setting(5, "training of each new head", "epochs", low=1)
+    head_epochs: int = setting(3, "training of each new head", "epochs", low=1)
 
     measure_cost: bool = setting(
         True, "measure what the Taylor budget costs a step (a few seconds)", local=True

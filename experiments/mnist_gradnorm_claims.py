@@ -28,12 +28,14 @@ def _tail(record) -> int:
 
 
 def _late(values, record):
-    """Mean over the last fifth of the epochs."""
-    return values.isel(epoch=slice(-_tail(record), None)).mean("epoch")
+    """Mean over the last fifth of the epochs, as far as measured."""
+    first = record.sizes["epoch"] - _tail(record)
+    return values.sel(epoch=slice(first, None)).mean("epoch")
 
 
 def _spread_late(values, record):
-    late = values.isel(epoch=slice(-_tail(record) - 1, None))
+    first = record.sizes["epoch"] - _tail(record) - 1
+    late = values.sel(epoch=slice(first, None))
     return late.max("epoch") - late.min("epoch")
 
 
@@ -57,8 +59,8 @@ def _eigenvalues(record, name):
 
 
 def _growth(values, record):
-    """Late mean over the value after the first epoch."""
-    return (_late(values, record) / values.sel(epoch=1)).values
+    """Late mean over the value after the first epoch (measured)."""
+    return (_late(values, record) / values.sel(epoch=slice(1, None)).isel(epoch=0)).values
 
 
 # -- 5.1

@@ -11,6 +11,8 @@ EPOCH = "epoch"
 
 def figures(record):
     """Yields (name, figure) for whatever the record holds."""
+    from matplotlib.ticker import MaxNLocator
+
     for name, draw, needs in (
         ("gradient_norms", gradient_norms, "grad_norm"),
         ("error", error, "test_error"),
@@ -25,6 +27,9 @@ def figures(record):
     ):
         made = draw(record) if needs in record else None
         if made is not None:
+            for axis in made.axes:
+                if axis.get_xlabel() == EPOCH:
+                    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             yield name, made
 
 
@@ -52,6 +57,10 @@ def _changed(ratio: float, what: str, since: str) -> str:
     return f"{what} {_change(ratio)}{joint}"
 
 
+def _splits(record) -> list[str]:
+    return [split for split in ("train", "tune", "test") if f"{split}_loss" in record]
+
+
 def _norms(record, arm):
     norms = claims._norm_by_epoch(record, arm)
     return np.arange(1, norms.shape[1] + 1), norms
@@ -68,7 +77,7 @@ def gradient_norms(record):
     if "full_grad_norm" in record:
         full = record["full_grad_norm"]
         plots.seeds_over(left, record.epoch, full.sel(arm="main"), "full batch, clean labels", 2)
-    left.set_yscale("log")
+    plots.logarithmic(left)
     title = _changed(kept, "Minibatch gradient norms", "the first epoch's")
     plots.labels(left, title, EPOCH, "l2 norm (nat per unit), median over steps")
     by_layer = record["layer_grad_norm"].sel(arm="main").values
@@ -78,7 +87,7 @@ def gradient_norms(record):
     for i, layer in enumerate(record.layer.values):
         norms = np.median(by_layer[..., i], 2)
         plots.seeds_over(right, np.arange(1, norms.shape[1] + 1), norms, str(layer), i)
-    right.set_yscale("log")
+    plots.logarithmic(right)
     plots.labels(right, "Minibatch gradient norm by layer", EPOCH, "l2 norm (nat per unit)")
     made.supxlabel(_seeds(record), fontsize=8)
     return made
@@ -88,14 +97,13 @@ def error(record):
     from dlstudy import plots
 
     made, (axis,) = plots.figure()
-    for i, split in enumerate(("train", "tune", "test")):
+    for i, split in enumerate(_splits(record)):
         values = 100 * record[f"{split}_error"].sel(arm="main")
         plots.seeds_over(axis, record.epoch, values, f"{split} set", i)
     if "label_noise" in record.arm:
         noisy = 100 * record["test_error"].sel(arm="label_noise")
         plots.seeds_over(axis, record.epoch, noisy, "test set, wrong labels in training", 3)
-    axis.set_yscale("symlog", linthresh=1)
-    axis.set_ylim(bottom=0)
+    plots.percent_from_zero(axis)
     last = _median(record["test_error"].sel(arm="main").isel(epoch=-1))
     plots.labels(axis, f"The test error ends at {last:.1%}", EPOCH, "misclassified (%)")
     made.supxlabel(_seeds(record), fontsize=8)
@@ -106,11 +114,11 @@ def loss(record):
     from dlstudy import plots
 
     made, (axis,) = plots.figure()
-    for i, split in enumerate(("train", "tune", "test")):
+    for i, split in enumerate(_splits(record)):
         plots.seeds_over(
             axis, record.epoch, record[f"{split}_loss"].sel(arm="main"), f"{split} set", i
         )
-    axis.set_yscale("log")
+    plots.logarithmic(axis)
     first, last = (record["train_loss"].sel(arm="main").isel(epoch=e) for e in (0, -1))
     title = f"The training loss falls from {_median(first):.2g} to {_median(last):.2g} nat"
     plots.labels(axis, title, EPOCH, "mean cross-entropy (nat)")
@@ -134,7 +142,7 @@ def signal_and_noise(record):
     plots.seeds_over(
         axis, middles, squares, "measured: mean squared minibatch norm", 6, singles=False
     )
-    axis.set_yscale("log")
+    plots.logarithmic(axis)
     share = _median((noise / (signal + noise)).isel(epoch=-1))
     title = f"At the end {share:.0%} of a squared minibatch norm is noise"
     plots.labels(axis, title, EPOCH, "squared norm (nat² per unit²)")
@@ -154,29 +162,29 @@ def taylor_budget(record):
         return None
     parts = {name: values[:, :, np.isfinite(values).any((0, 1))] for name, values in parts.items()}
     epochs = np.arange(1, parts["realised"].shape[1] + 1)
-    both = parts["first_order"] + parts["second_order"]
+    first, second, actual = (parts[k] for k in ("first_order", "second_order", "realised"))
     for i, (values, label) in enumerate((
-        (parts["first_order"], "first order, −g'd"),
-        (parts["second_order"], "second order, ½ d'Hd"),
-        (both, "both orders"),
-        (parts["realised"], "realised"),
+        (-first, "first order promises, g'd"),
+        (second, "second order takes back, ½ d'Hd"),
+        (-first - second, "both orders"),
+        (-actual, "realised"),
     )):  # fmt: skip
         plots.seeds_over(left, epochs, np.nanmean(values, 2), label, (0, 1, 2, 6)[i])
-    left.axhline(0, color="0.6", linewidth=0.8)
-    left.set_yscale("symlog", linthresh=1e-4)
-    ratio = _median(np.nanmean(parts["second_order"], 2) / -np.nanmean(parts["first_order"], 2))
+    plots.logarithmic(left)
+    ratio = _median(np.nanmean(second, 2) / -np.nanmean(first, 2))
     title = f"The second order takes back {ratio:.0%} of what the first promises"
-    plots.labels(left, title, EPOCH, "change of the batch's loss a step (nat), mean")
+    plots.labels(left, title, EPOCH, "decrease of the batch's loss in a step (nat), mean")
     late = slice(-claims._tail(record), None)
-    actual = parts["realised"][:, late]
-    plots.cloud(right, actual, parts["first_order"][:, late], "first order", 0)
-    plots.cloud(right, actual, both[:, late], "both orders", 1)
-    limit = np.nanquantile(np.abs(actual), 0.99)
-    right.plot([-limit, limit], [-limit, limit], color="0.35", linewidth=1, label="exact")
-    right.set(xlim=(-limit, limit), ylim=(-2 * limit, 2 * limit))
+    shown = [1e3 * values[:, late] for values in (actual, first, first + second)]
+    plots.cloud(right, shown[0], shown[1], "first order", 0)
+    plots.cloud(right, shown[0], shown[2], "both orders", 1)
+    low, high = np.nanquantile(shown[0], [0.01, 0.995])
+    right.plot([low, high], [low, high], color="0.35", linewidth=1, label="exact")
+    bottom, top = np.nanquantile(shown[1:], [0.01, 0.995])
+    right.set(xlim=(low, high), ylim=(min(low, bottom), max(high, top)))
     gain = _median(claims.second_order_gain(record))
     title = f"The second order adds {gain:.2f} of explained variance (shown: late epochs)"
-    plots.labels(right, title, "realised change (nat)", "predicted change (nat)")
+    plots.labels(right, title, "realised change (0.001 nat)", "predicted change (0.001 nat)")
     made.supxlabel(_seeds(record), fontsize=8)
     return made
 
@@ -193,7 +201,7 @@ def curvature(record):
         plots.seeds_over(axes[0], record.epoch, _usable(record, name), label, i)
     if optimizer == "sgd":
         plots.reference(axes[0], 2 / rate, f"2 / rate = {2 / rate:g}")
-    axes[0].set_yscale("log")
+    plots.logarithmic(axes[0])
     growth = _median(claims._growth(_usable(record, "sharpness"), record))
     title = _changed(growth, "Largest Hessian eigenvalues", "those after epoch 1")
     plots.labels(axes[0], title, EPOCH, "curvature (nat per unit²)")
@@ -201,7 +209,7 @@ def curvature(record):
         values = _usable(record, "preconditioned_sharpness")
         plots.seeds_over(axes[1], record.epoch, values, "largest eigenvalue of P^(-½) H P^(-½)", 2)
         plots.reference(axes[1], 38 / rate, f"38 / rate = {38 / rate:g} (full-batch Adam)")
-        axes[1].set_yscale("log")
+        plots.logarithmic(axes[1])
         last = _median(values.isel(epoch=-1)) * rate / 38
         title = f"Preconditioned sharpness ends at {last:.2g} of 38 / rate"
         plots.labels(axes[1], title, EPOCH, "curvature (nat)")
@@ -233,14 +241,13 @@ def movement(record):
     kept = _median(claims.late_displacement(record))
     title = _changed(kept, "Displacements of an epoch", "the first's")
     plots.labels(left, title, EPOCH, "l2 distance of the parameters")
-    left.set_yscale("log")
+    plots.logarithmic(left)
     if "churn" in record:
         plots.seeds_over(right, record.epoch, 100 * record["churn"].sel(arm="main"), "", 2)
         late = _median(claims.late_churn(record))
         title = f"Late epochs change {late:.2%} of the test predictions"
         plots.labels(right, title, EPOCH, "predictions changed in the epoch (%)", legend=False)
-        right.set_yscale("symlog", linthresh=1)
-        right.set_ylim(bottom=0)
+        plots.percent_from_zero(right)
     made.supxlabel(_seeds(record), fontsize=8)
     return made
 
@@ -257,7 +264,7 @@ def steps(record):
         )
         if x.size:
             plots.cloud(axis, x, y, _words(record, arm), i)
-    axis.set(xscale="log", yscale="log")
+    plots.logarithmic(axis, "xy")
     slope = _median(claims.step_elasticity(record)) if record.sizes["epoch"] > 2 else np.nan
     title = f"A gradient ten times larger makes the main arm's step {10**slope:.1f} times larger"
     plots.labels(axis, title, "minibatch gradient norm (nat per unit)", "l2 norm of the step")
@@ -275,14 +282,15 @@ def rates(record):
     for i, arm in enumerate([*arms, "capped"]):
         values = record["train_loss"].sel(arm=arm)
         plots.seeds_over(left, record.epoch, values, _words(record, arm), i, singles=False)
-    left.set_yscale("log")
+    plots.logarithmic(left)
     best = _words(record, claims._best_fixed(record))
     plots.labels(left, f"Best on the tuning split: {best}", EPOCH, "training loss (nat)")
     rises = [claims._rises(record, arm).values for arm in (*arms, "capped")]
-    right.boxplot(rises, tick_labels=[*arms, "capped"], widths=0.5)
+    names = [f"rate {arm.removeprefix('sgd_')}" for arm in arms]
+    right.boxplot(rises, tick_labels=[*names, "capped"], widths=0.5)
     fewer = _median(claims.fewer_rises(record))
     title = f"The cap avoids {fewer:.1f} rises in 100 steps at the largest rate"
-    plots.labels(right, title, "arm", "steps that raise their batch's loss (%)")
+    plots.labels(right, title, "plain gradient descent", "steps that raise their batch's loss (%)")
     made.supxlabel(_seeds(record), fontsize=8)
     return made
 
@@ -297,8 +305,9 @@ def heads(record):
     title = f"Learning the convolution early is worth {100 * gain:.1f} points of test error"
     plots.labels(left, title, "epoch at which the convolution is frozen", "test error (%)")
     plots.seeds_over(right, x, record["feature_similarity"], "", 2, marker="o")
+    right.ticklabel_format(axis="y", useOffset=False)
     early = _median(record["feature_similarity"].sel(frozen_at=claims._early_head(record)))
-    title = f"Features of epoch {claims._early_head(record)} are {early:.2f} like the final ones"
+    title = f"Features of epoch {claims._early_head(record)} have CKA {early:.4f} with the final ones"
     plots.labels(right, title, "epoch at which the convolution is frozen", "linear CKA")
     made.supxlabel(_seeds(record), fontsize=8)
     return made

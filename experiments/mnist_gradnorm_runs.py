@@ -12,8 +12,17 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from dlstudy import chunks, curvature, losses, models, noise, optimizers, representations, sweep
-from dlstudy import training
+from dlstudy import (
+    chunks,
+    curvature,
+    losses,
+    models,
+    noise,
+    optimizers,
+    representations,
+    sweep,
+    training,
+)
 from dlstudy.data import Data, Split, noisy_labels, stratified_subset
 from dlstudy.host import Host
 from dlstudy.stages import run_stage
@@ -326,29 +335,28 @@ class Study:
         return {k: np.full((slots, *v.shape), np.nan, np.float32) for k, v in shapes.items()}
 
     def _cost_of_taylor(self, arm: Arm, data):
-        """What the Taylor budget adds to a bare step, measured on a few steps of a few seeds."""
+        """What the Taylor budget adds to a bare step: both in turn, a few steps of a few seeds."""
         few = jax.tree.map(lambda a: a[: 16 * self.config.batch_size], data)
         keys = jnp.resize(self.keys, 2 * self.host.layout.devices)
         rate = jnp.full(keys.shape, self.config.learning_rate, jnp.float32)
-        seconds = {}
-        for every in (0, arm.instruments.taylor_every):
-            trial = arm._replace(instruments=training.Instruments(every, 0), curvature_every=0)
+        state = self.over_seeds(lambda key, r: self.start(arm, key, r).train)(keys, rate)
+
+        def timed(every):
+            trial = arm._replace(instruments=training.Instruments(every, 0))
             train = self.over_seeds(
-                lambda state, key, r, data, trial=trial: self.train_epoch(
-                    trial, state, key, r, data
-                )[1].loss,
-                1,
+                lambda s, key, r, d: self.train_epoch(trial, s, key, r, d)[1], 1
             )
-            state = self.over_seeds(lambda key, r, trial=trial: self.start(trial, key, r).train)(
-                keys, rate
-            )
-            times = []
-            for _ in range(4):
+
+            def seconds():
                 begin = time.perf_counter()
                 jax.block_until_ready(train(state, keys, rate, few))
-                times.append(time.perf_counter() - begin)
-            seconds[every] = min(times[1:])
-        ratio = seconds[arm.instruments.taylor_every] / seconds[0]
+                return time.perf_counter() - begin
+
+            seconds()  # compiles
+            return seconds
+
+        bare, budget = timed(0), timed(arm.instruments.taylor_every)
+        ratio = np.median([budget() / bare() for _ in range(5)])
         yield f"{arm.name}: a step with its Taylor budget takes {ratio:.2f} of a bare step"
 
     def run_heads(self, main_rows, train_split) -> list[dict]:

@@ -30,6 +30,9 @@ def main() -> int:
         with open(ROOT / "requirements.lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             install(venv, args.dev)
+    except KeyboardInterrupt:
+        print("interrupted; the next call goes on", file=sys.stderr)
+        return 130
     except subprocess.CalledProcessError:
         print(f"error: could not install into {venv}; the reason is above", file=sys.stderr)
         return 3
