@@ -75,8 +75,8 @@ def remove_temporary(folder: Path) -> None:
 
 
 class Checkpoint(NamedTuple):
-    meta: dict[str, Any]             # "stage", "next_epoch", "finished"
-    leaves: dict[str, np.ndarray]    # state, by path in the pytree
+    meta: dict[str, Any]  # "stage", "next_epoch", "finished"
+    leaves: dict[str, np.ndarray]  # state, by path in the pytree
     rows: list[dict[str, np.ndarray]]
 
 
@@ -156,11 +156,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     meta = json.loads(arrays.pop("meta").tobytes())
     leaves = {
         name.removeprefix("state/"): array
-        for name, array in arrays.items() if name.startswith("state/")
+        for name, array in arrays.items()
+        if name.startswith("state/")
     }
     stacked = {
         name.removeprefix("rows/"): array
-        for name, array in arrays.items() if name.startswith("rows/")
+        for name, array in arrays.items()
+        if name.startswith("rows/")
     }
     rows = [{name: array[i, ...] for name, array in stacked.items()} for i in range(meta["rows"])]
     return Checkpoint(meta, leaves, rows)

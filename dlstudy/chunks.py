@@ -43,9 +43,7 @@ def mean_over_chunks(function, data, chunk: int | None = None):
     whole, rest = divmod(examples, chunk)
     if whole == 1 and not rest:
         return function(data)
-    head = jax.tree.map(
-        lambda a: a[: whole * chunk].reshape(whole, chunk, *a.shape[1:]), data
-    )
+    head = jax.tree.map(lambda a: a[: whole * chunk].reshape(whole, chunk, *a.shape[1:]), data)
     zero = jax.tree.map(
         lambda a: jnp.zeros(a.shape, a.dtype),
         jax.eval_shape(function, jax.tree.map(lambda a: a[0], head)),
@@ -64,9 +62,7 @@ def map_over_chunks(function, data, chunk: int | None = None):
     examples = jax.tree.leaves(data)[0].shape[0]
     chunk = chunk_size(examples, chunk)
     whole, rest = divmod(examples, chunk)
-    head = jax.tree.map(
-        lambda a: a[: whole * chunk].reshape(whole, chunk, *a.shape[1:]), data
-    )
+    head = jax.tree.map(lambda a: a[: whole * chunk].reshape(whole, chunk, *a.shape[1:]), data)
     rows = jax.tree.map(
         lambda a: a.reshape(whole * chunk, *a.shape[2:]), jax.lax.map(function, head)
     )

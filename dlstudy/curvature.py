@@ -72,9 +72,7 @@ def largest_eigenpair(
         used = indices < k
         diagonal = jnp.where(used, alpha, -4 * scale)
         off = jnp.where(indices[:-1] < k - 1, beta[:-1], 0)
-        values, vectors = jnp.linalg.eigh(
-            jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1)
-        )
+        values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1))
         return values[-1], vectors[:, -1], scale
 
     def step(carry):

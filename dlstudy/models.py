@@ -40,9 +40,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x, probe=None):
-        kernel = self.param(
-            "kernel", nn.initializers.lecun_normal(), (x.shape[0], self.features)
-        )
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[0], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         if probe is not None:
             return convolution.probed_dense(x, kernel, bias, probe)
@@ -55,7 +53,8 @@ class CNN(nn.Module):
     `apply({"params": p}, images[B, H, W, C]) -> (logits[B, outputs], taps)`.
 
     taps["pre_i"]: pre-activation [B, H, W, widths[i]] of convolution i, before pooling and ReLU.
-    taps["features"]: the head's input [B, F]. ReLU's derivative at 0 is 0. Inside, arrays are [channels, height, width, batch], so the rows of
+    taps["features"]: the head's input [B, F].
+    ReLU's derivative at 0 is 0. Inside, arrays are [channels, height, width, batch], so the rows of
     `head/kernel` run over channels, then height, then width.
 
     `probes` [layers, B]: zeros whose gradient, for a loss *summed* over the batch, is the squared

@@ -44,9 +44,25 @@ if TYPE_CHECKING:
     import xarray
 
 PACKAGES = (
-    "dlstudy", "absl-py", "array-record", "chex", "flax", "jax", "jaxlib", "jax-cuda12-plugin",
-    "jax-cuda13-plugin", "matplotlib", "mlxtend", "netCDF4", "numpy", "optax", "rich",
-    "scikit-learn", "scipy", "tensorflow-datasets", "xarray",
+    "dlstudy",
+    "absl-py",
+    "array-record",
+    "chex",
+    "flax",
+    "jax",
+    "jaxlib",
+    "jax-cuda12-plugin",
+    "jax-cuda13-plugin",
+    "matplotlib",
+    "mlxtend",
+    "netCDF4",
+    "numpy",
+    "optax",
+    "rich",
+    "scikit-learn",
+    "scipy",
+    "tensorflow-datasets",
+    "xarray",
 )
 
 

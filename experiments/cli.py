@@ -44,23 +44,33 @@ class Options:
     """The flags that every experiment has."""
 
     run_dir: str = setting(
-        "", "folder of this run; an unfinished run in it goes on from its last epoch. Default: a "
-        "new folder in --runs_dir", local=True)
+        "",
+        "folder of this run; an unfinished run in it goes on from its last epoch. Default: a "
+        "new folder in --runs_dir",
+        local=True,
+    )
     runs_dir: str = setting(
-        "runs", "where new runs get a folder, <experiment>/<UTC time>", local=True)
+        "runs", "where new runs get a folder, <experiment>/<UTC time>", local=True
+    )
     only_seed: int = setting(-1, "run this one seed, exactly as among the others; -1: all")
     dry_run: bool = setting(False, "say what would run and how long, and write nothing", local=True)
     redraw: bool = setting(
-        False, "figures and verdicts again, from the record in --run_dir; no training", local=True)
+        False, "figures and verdicts again, from the record in --run_dir; no training", local=True
+    )
     devices: int = setting(0, "devices that share the seeds; 0: all, on a CPU one a core", low=0)
     strategy: str = setting(
-        "auto", "seeds of one device one after another (map) or as one batch (vmap); auto: map on "
-        "a CPU, vmap elsewhere", choices=("auto", "map", "vmap"))
+        "auto",
+        "seeds of one device one after another (map) or as one batch (vmap); auto: map on "
+        "a CPU, vmap elsewhere",
+        choices=("auto", "map", "vmap"),
+    )
     seeds_per_program: int = setting(0, "seeds that are trained at a time; 0: all", low=0)
     allow_layout_change: bool = setting(
-        False, "go on with another layout or device than the run was begun with", local=True)
+        False, "go on with another layout or device than the run was begun with", local=True
+    )
     compilation_cache_dir: str = setting(
-        cache_folder(), "where compiled programs are kept; empty: nowhere", local=True)
+        cache_folder(), "where compiled programs are kept; empty: nowhere", local=True
+    )
 
 
 LAYOUT = ("devices", "strategy", "seeds_per_program")
@@ -203,8 +213,11 @@ def _settings_of_run(module, path, config, options, given):
     if differing:
         text = "; ".join(differing)
         raise UserError(f"--run_dir={path}: holds a run with other settings: {text}")
-    local = {f.name: getattr(config, f.name) for f in flagging.flags_of(module.Config)
-             if f.about["local"] and f.name in given}
+    local = {
+        f.name: getattr(config, f.name)
+        for f in flagging.flags_of(module.Config)
+        if f.about["local"] and f.name in given
+    }
     return (
         dataclasses.replace(old, **local),
         dataclasses.replace(options, only_seed=old_options.only_seed),
@@ -250,7 +263,8 @@ def train(job: Job) -> int:
         console = make(stages)
         stack.callback(console.close)
         host = records.FileHost(
-            folder, console, _layout(layout), job.only_seed, lambda: stop.requested)
+            folder, console, _layout(layout), job.only_seed, lambda: stop.requested
+        )
         for note in notes:
             host.log(note)
         return _carry_out(job, data, host, stop)
@@ -324,9 +338,7 @@ def _facts(job: Job, layout: dict[str, Any], data: Any) -> dict[str, Any]:
         "experiment": job.module.NAME,
         "flags": list(job.lines),
         "layout": layout,
-        "data": {
-            name: getattr(data, name) for name in ("name", "checksum") if hasattr(data, name)
-        },
+        "data": {name: getattr(data, name) for name in ("name", "checksum") if hasattr(data, name)},
         "environment": records.environment(),
     }
 
@@ -341,7 +353,8 @@ def _begin(folder: records.RunFolder, facts: dict[str, Any]) -> list[str]:
     else:
         if old["data"] != facts["data"]:
             raise UserError(
-                f"--run_dir={folder.path}: its data were {old['data']}, now {facts['data']}")
+                f"--run_dir={folder.path}: its data were {old['data']}, now {facts['data']}"
+            )
         changes = records.changed_environment(old["environment"], facts["environment"])
         folder.update(status="running", layout=facts["layout"])
         notes.append(f"going on with the run in {folder.path}")
@@ -354,7 +367,8 @@ def _begin(folder: records.RunFolder, facts: dict[str, Any]) -> list[str]:
     layout = facts["layout"]
     notes.append(
         f"{layout['devices']} device{'s' * (layout['devices'] > 1)} ({layout['device']}), "
-        f"strategy {layout['strategy']}, seeds at a time {layout['seeds_per_program'] or 'all'}")
+        f"strategy {layout['strategy']}, seeds at a time {layout['seeds_per_program'] or 'all'}"
+    )
     return notes
 
 

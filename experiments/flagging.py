@@ -51,8 +51,14 @@ def setting(
             it may change when a run is resumed.
     """
     metadata = {
-        "help": help, "unit": unit, "choices": choices, "local": local,
-        "low": low, "high": high, "low_open": low_open, "high_open": high_open,
+        "help": help,
+        "unit": unit,
+        "choices": choices,
+        "local": local,
+        "low": low,
+        "high": high,
+        "low_open": low_open,
+        "high_open": high_open,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -62,7 +68,7 @@ def setting(
 
 class Flag(NamedTuple):
     name: str
-    type: Any        # int, float, bool, str, or tuple[int | float | str, ...]
+    type: Any  # int, float, bool, str, or tuple[int | float | str, ...]
     default: Any
     about: dict[str, Any]
 
@@ -155,9 +161,7 @@ def _allowed(flag: Flag) -> str:
 # ---------------------------------------------------------------------------- reading flags
 
 
-def expand_flagfiles(
-    arguments: Iterable[str], here: Path = Path(), outer: tuple = ()
-) -> list[str]:
+def expand_flagfiles(arguments: Iterable[str], here: Path = Path(), outer: tuple = ()) -> list[str]:
     """Replaces every --flagfile=FILE by the file's lines, flagfiles within flagfiles too.
 
     A file is looked for in the working directory, beside the file that names it, and in the

@@ -16,49 +16,49 @@ MASKED_SHARE = 0.05  # of eigenvalues, above which a claim cannot be judged
 # -- parts of statistics
 
 
-def _arm(record, name, arm="main"):
+def in_arm(record, name, arm="main"):
     """Values of a variable in one arm over that arm's own epochs or steps."""
     values = record[name].sel(arm=arm)
     axis = "step" if "step" in values.dims else "epoch"
     return values.dropna(axis, how="all")
 
 
-def _tail(record) -> int:
+def late_count(record) -> int:
     return max(1, (record.sizes["epoch"] - 1) // 5)
 
 
 def _late(values, record):
     """Mean over the last fifth of the epochs, as far as measured."""
-    first = record.sizes["epoch"] - _tail(record)
+    first = record.sizes["epoch"] - late_count(record)
     return values.sel(epoch=slice(first, None)).mean("epoch")
 
 
 def _spread_late(values, record):
-    first = record.sizes["epoch"] - _tail(record) - 1
+    first = record.sizes["epoch"] - late_count(record) - 1
     late = values.sel(epoch=slice(first, None))
     return late.max("epoch") - late.min("epoch")
 
 
-def _by_epoch(values, record):
+def by_epoch(values, record):
     """[S, steps] as an array [S, epochs, steps of one]."""
     return values.values.reshape(values.sizes["seed"], -1, record.attrs["steps_per_epoch"])
 
 
-def _norm_by_epoch(record, arm="main"):
+def norm_by_epoch(record, arm="main"):
     """Median minibatch gradient norm of each epoch, [S, epochs]."""
-    return np.median(_by_epoch(_arm(record, "grad_norm", arm), record), axis=2)
+    return np.median(by_epoch(in_arm(record, "grad_norm", arm), record), axis=2)
 
 
 def _eigenvalues(record, name):
     """Eigenvalues by epoch, those with too large a residual left out."""
-    values, residual = _arm(record, name), _arm(record, f"{name}_residual")
+    values, residual = in_arm(record, name), in_arm(record, f"{name}_residual")
     bad = ~(residual <= MASK)
     if bad.mean() > MASKED_SHARE:
         raise ValueError(f"{float(bad.mean()):.0%} of the {name} values have too large a residual")
     return values.where(~bad)
 
 
-def _growth(values, record):
+def growth(values, record):
     """Late mean over the value after the first epoch (measured)."""
     return (_late(values, record) / values.sel(epoch=slice(1, None)).isel(epoch=0)).values
 
@@ -68,25 +68,25 @@ def _growth(values, record):
 
 def loss_ratio(record):
     """late training loss / loss before training"""
-    loss = _arm(record, "train_loss")
+    loss = in_arm(record, "train_loss")
     return _late(loss, record) / loss.sel(epoch=0)
 
 
 def error_ratio(record):
     """late test error / error before training"""
-    error = _arm(record, "test_error")
+    error = in_arm(record, "test_error")
     return _late(error, record) / error.sel(epoch=0)
 
 
 def loss_unrest(record):
     """late range of the training loss / its whole fall"""
-    loss = _arm(record, "train_loss")
+    loss = in_arm(record, "train_loss")
     return _spread_late(loss, record) / (loss.sel(epoch=0) - loss.isel(epoch=-1))
 
 
 def error_unrest(record):
     """late range of the test error / its whole fall"""
-    error = _arm(record, "test_error")
+    error = in_arm(record, "test_error")
     return _spread_late(error, record) / (error.sel(epoch=0) - error.isel(epoch=-1))
 
 
@@ -95,8 +95,8 @@ def error_unrest(record):
 
 def minibatch_norm_kept(record, arm="main"):
     """late minibatch gradient norm / that of the first epoch (medians over steps)"""
-    norms = _norm_by_epoch(record, arm)
-    return norms[:, -_tail(record) :].mean(1) / norms[:, 0]
+    norms = norm_by_epoch(record, arm)
+    return norms[:, -late_count(record) :].mean(1) / norms[:, 0]
 
 
 def minibatch_norm_kept_noisy(record):
@@ -106,12 +106,12 @@ def minibatch_norm_kept_noisy(record):
 
 def full_norm_kept(record):
     """late full-batch gradient norm / that after the first epoch"""
-    return _growth(_arm(record, "full_grad_norm"), record)
+    return growth(in_arm(record, "full_grad_norm"), record)
 
 
 def norm_trend(record, arm="main"):
     """minibatch gradient norm, last quarter of the epochs / the quarter before"""
-    norms = _norm_by_epoch(record, arm)
+    norms = norm_by_epoch(record, arm)
     quarter = max(1, norms.shape[1] // 4)
     return norms[:, -quarter:].mean(1) / norms[:, -2 * quarter : -quarter].mean(1)
 
@@ -126,7 +126,7 @@ def norm_trend_noisy(record):
 
 def norm_outlasts_error(record):
     """log10 of (late / initial gradient norm) over (late / initial test error)"""
-    norm = _arm(record, "full_grad_norm")
+    norm = in_arm(record, "full_grad_norm")
     kept = _late(norm, record) / norm.sel(epoch=0)
     return np.log10(kept / error_ratio(record))
 
@@ -134,7 +134,7 @@ def norm_outlasts_error(record):
 def step_elasticity(record, arm="main"):
     """slope of log step size on log gradient norm, within epochs after the first"""
     logs = [
-        np.log(np.maximum(_by_epoch(_arm(record, name, arm), record)[:, 1:], 1e-30))
+        np.log(np.maximum(by_epoch(in_arm(record, name, arm), record)[:, 1:], 1e-30))
         for name in ("grad_norm", "update_norm")
     ]
     grad, update = (x - x.mean(2, keepdims=True) for x in logs)
@@ -149,32 +149,32 @@ def elasticity_against_sgd(record):
 
 def late_displacement(record):
     """parameter displacement of a late epoch / that of the first"""
-    return _growth(_arm(record, "displacement"), record)
+    return growth(in_arm(record, "displacement"), record)
 
 
 def late_churn(record):
     """share of test predictions that change in a late epoch"""
-    return _late(_arm(record, "churn"), record)
+    return _late(in_arm(record, "churn"), record)
 
 
 def _head_error(record, epoch):
     return record["head_test_error"].sel(frozen_at=epoch)
 
 
-def _early_head(record) -> int:
+def early_head(record) -> int:
     epochs = record["frozen_at"].values
-    return int(max(e for e in epochs if 1 <= e <= max(1, _tail(record))))
+    return int(max(e for e in epochs if 1 <= e <= max(1, late_count(record))))
 
 
 def head_deficit(record):
     """test error of a head on the early convolution minus on the final one"""
     final = int(record["frozen_at"].values.max())
-    return _head_error(record, _early_head(record)) - _head_error(record, final)
+    return _head_error(record, early_head(record)) - _head_error(record, final)
 
 
 def head_gain(record):
     """test error of a head on the initial convolution minus on the early one"""
-    return _head_error(record, 0) - _head_error(record, _early_head(record))
+    return _head_error(record, 0) - _head_error(record, early_head(record))
 
 
 # -- 5.4
@@ -183,7 +183,7 @@ def head_gain(record):
 def second_order_gain(record):
     """R2 of the realised change by both orders minus R2 by the first, median epoch"""
     first, second, realised = (
-        _by_epoch(record[name].sel(arm="main"), record)
+        by_epoch(record[name].sel(arm="main"), record)
         for name in ("first_order", "second_order", "realised")
     )
 
@@ -197,28 +197,28 @@ def second_order_gain(record):
 
 def gradient_curvature_growth(record):
     """late g'Hg / g'g over that after the first epoch"""
-    return _growth(_arm(record, "gradient_curvature"), record)
+    return growth(in_arm(record, "gradient_curvature"), record)
 
 
 def sharpness_growth(record):
     """late largest eigenvalue over that after the first epoch"""
-    return _growth(_eigenvalues(record, "sharpness"), record)
+    return growth(_eigenvalues(record, "sharpness"), record)
 
 
 def preconditioned_growth(record):
     """late preconditioned largest eigenvalue over that after the first epoch"""
-    return _growth(_eigenvalues(record, "preconditioned_sharpness"), record)
+    return growth(_eigenvalues(record, "preconditioned_sharpness"), record)
 
 
-def _fixed_arms(record) -> list[str]:
+def fixed_arms(record) -> list[str]:
     return [str(a) for a in record.arm.values if str(a).startswith("sgd_")]
 
 
 def _largest_fixed(record) -> str:
-    return rate_arm(max(float(a.removeprefix("sgd_")) for a in _fixed_arms(record)))
+    return rate_arm(max(float(a.removeprefix("sgd_")) for a in fixed_arms(record)))
 
 
-def _rises(record, arm):
+def rises(record, arm):
     """Steps in 100 after which the loss of their own batch is higher."""
     change = record["realised"].sel(arm=arm)
     measured = np.isfinite(change)
@@ -227,32 +227,32 @@ def _rises(record, arm):
 
 def fewer_rises(record):
     """steps in 100 that raise their batch's loss: largest fixed rate minus capped"""
-    return _rises(record, _largest_fixed(record)) - _rises(record, "capped")
+    return rises(record, _largest_fixed(record)) - rises(record, "capped")
 
 
 def capped_converged(record):
     """1 where the capped run ends below a tenth of its first training loss"""
-    loss = _arm(record, "train_loss", "capped")
+    loss = in_arm(record, "train_loss", "capped")
     return (loss.isel(epoch=-1) < 0.1 * loss.isel(epoch=0)).astype(float)
 
 
 def cap_binds(record):
     """share of steps on which the cap, not the fixed rate, sets the step"""
-    update, grad = (_arm(record, name, "capped") for name in ("update_norm", "grad_norm"))
+    update, grad = (in_arm(record, name, "capped") for name in ("update_norm", "grad_norm"))
     rate = float(_largest_fixed(record).removeprefix("sgd_"))
     return (update < 0.999 * rate * grad).mean("step")
 
 
-def _best_fixed(record) -> str:
+def best_fixed(record) -> str:
     """The fixed rate with the lowest median tuning error at the end, non-finite runs last."""
-    ends = {arm: _arm(record, "tune_error", arm).isel(epoch=-1) for arm in _fixed_arms(record)}
+    ends = {arm: in_arm(record, "tune_error", arm).isel(epoch=-1) for arm in fixed_arms(record)}
     return min(ends, key=lambda arm: float(ends[arm].median()))
 
 
 def capped_gain(record):
     """test error, best fixed rate (by tuning error) minus capped"""
     fixed, capped = (
-        _arm(record, "test_error", arm).isel(epoch=-1) for arm in (_best_fixed(record), "capped")
+        in_arm(record, "test_error", arm).isel(epoch=-1) for arm in (best_fixed(record), "capped")
     )
     return fixed - capped
 

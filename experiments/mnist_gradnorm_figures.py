@@ -62,7 +62,7 @@ def _splits(record) -> list[str]:
 
 
 def _norms(record, arm):
-    norms = claims._norm_by_epoch(record, arm)
+    norms = claims.norm_by_epoch(record, arm)
     return np.arange(1, norms.shape[1] + 1), norms
 
 
@@ -134,7 +134,7 @@ def signal_and_noise(record):
     factor = (size - batch) / max(size - 1, 1)
     signal = np.square(record["full_grad_norm"].sel(arm="main"))
     noise = record["gradient_trace"].sel(arm="main") * factor / batch
-    squares = claims._by_epoch(np.square(claims._arm(record, "grad_norm")), record).mean(2)
+    squares = claims.by_epoch(np.square(claims.in_arm(record, "grad_norm")), record).mean(2)
     plots.seeds_over(axis, record.epoch, signal, "signal: squared full-batch norm", 0)
     plots.seeds_over(axis, record.epoch, noise, "noise: tr Σ / B, drawn without replacement", 1)
     plots.seeds_over(axis, record.epoch, signal + noise, "their sum", 2, singles=False)
@@ -155,7 +155,7 @@ def taylor_budget(record):
 
     made, (left, right) = plots.figure(2)
     parts = {
-        name: claims._by_epoch(record[name].sel(arm="main"), record)
+        name: claims.by_epoch(record[name].sel(arm="main"), record)
         for name in ("first_order", "second_order", "realised")
     }
     if not np.isfinite(parts["first_order"]).any():
@@ -174,7 +174,7 @@ def taylor_budget(record):
     ratio = _median(np.nanmean(second, 2) / -np.nanmean(first, 2))
     title = f"The second order takes back {ratio:.0%} of what the first promises"
     plots.labels(left, title, EPOCH, "decrease of the batch's loss in a step (nat), mean")
-    late = slice(-claims._tail(record), None)
+    late = slice(-claims.late_count(record), None)
     shown = [1e3 * values[:, late] for values in (actual, first, first + second)]
     plots.cloud(right, shown[0], shown[1], "first order", 0)
     plots.cloud(right, shown[0], shown[2], "both orders", 1)
@@ -202,7 +202,7 @@ def curvature(record):
     if optimizer == "sgd":
         plots.reference(axes[0], 2 / rate, f"2 / rate = {2 / rate:g}")
     plots.logarithmic(axes[0])
-    growth = _median(claims._growth(_usable(record, "sharpness"), record))
+    growth = _median(claims.growth(_usable(record, "sharpness"), record))
     title = _changed(growth, "Largest Hessian eigenvalues", "those after epoch 1")
     plots.labels(axes[0], title, EPOCH, "curvature (nat per unit²)")
     if second:
@@ -256,10 +256,10 @@ def steps(record):
     from dlstudy import plots
 
     made, (axis,) = plots.figure()
-    arms = ["main", *[a for a in claims._fixed_arms(record)][:1]]
+    arms = ["main", *[a for a in claims.fixed_arms(record)][:1]]
     for i, arm in enumerate(arms):
         x, y = (
-            claims._by_epoch(claims._arm(record, name, arm), record)[:, 1:]
+            claims.by_epoch(claims.in_arm(record, name, arm), record)[:, 1:]
             for name in ("grad_norm", "update_norm")
         )
         if x.size:
@@ -275,7 +275,7 @@ def steps(record):
 def rates(record):
     from dlstudy import plots
 
-    arms = claims._fixed_arms(record)
+    arms = claims.fixed_arms(record)
     if not arms:
         return None
     made, (left, right) = plots.figure(2)
@@ -283,9 +283,9 @@ def rates(record):
         values = record["train_loss"].sel(arm=arm)
         plots.seeds_over(left, record.epoch, values, _words(record, arm), i, singles=False)
     plots.logarithmic(left)
-    best = _words(record, claims._best_fixed(record))
+    best = _words(record, claims.best_fixed(record))
     plots.labels(left, f"Best on the tuning split: {best}", EPOCH, "training loss (nat)")
-    rises = [claims._rises(record, arm).values for arm in (*arms, "capped")]
+    rises = [claims.rises(record, arm).values for arm in (*arms, "capped")]
     names = [f"rate {arm.removeprefix('sgd_')}" for arm in arms]
     right.boxplot(rises, tick_labels=[*names, "capped"], widths=0.5)
     fewer = _median(claims.fewer_rises(record))
@@ -306,8 +306,8 @@ def heads(record):
     plots.labels(left, title, "epoch at which the convolution is frozen", "test error (%)")
     plots.seeds_over(right, x, record["feature_similarity"], "", 2, marker="o")
     right.ticklabel_format(axis="y", useOffset=False)
-    early = _median(record["feature_similarity"].sel(frozen_at=claims._early_head(record)))
-    title = f"Features of epoch {claims._early_head(record)} have CKA {early:.4f} with the final ones"
+    early = _median(record["feature_similarity"].sel(frozen_at=claims.early_head(record)))
+    title = f"After epoch {claims.early_head(record)} features have CKA {early:.4f} with the last"
     plots.labels(right, title, "epoch at which the convolution is frozen", "linear CKA")
     made.supxlabel(_seeds(record), fontsize=8)
     return made

@@ -1,4 +1,4 @@
-"""Trains the arms of `mnist_gradnorm` and measures them: configuration and arrays in, record out."""
+"""Trains the arms of `mnist_gradnorm` and measures them: settings and arrays in, record out."""
 
 import collections
 import contextlib
@@ -214,9 +214,7 @@ class Study:
         params = train.params
         mean = lambda f: chunks.mean_over_chunks(f, subset)  # noqa: E731
         gradient = mean(lambda b: jax.grad(self.loss)(params, b))
-        along = mean(
-            lambda b: curvature.directional(lambda p: self.loss(p, b), params, gradient)
-        )
+        along = mean(lambda b: curvature.directional(lambda p: self.loss(p, b), params, gradient))
         _, unravel = ravel_pytree(params)
 
         def product(v):
@@ -277,9 +275,7 @@ class Study:
             row = dict(blank)  # NaN: not measured in this epoch
             if epoch:
                 with clock("train"):
-                    fitted, metrics, moved = jax.block_until_ready(
-                        train(fitted, keys, rate, data)
-                    )
+                    fitted, metrics, moved = jax.block_until_ready(train(fitted, keys, rate, data))
                 row |= metrics._asdict() | {"displacement": moved[0], "distance": moved[1]}
             splits = {"tune": self.tune, "test": self.test}
             if due(arm.gradient_every):

@@ -36,7 +36,8 @@ def run(*argv):
 def everything_in(folder):
     return {
         path: path.read_bytes() if path.is_file() else None
-        for path in Path(folder).rglob("*") if path.name != ".lock"
+        for path in Path(folder).rglob("*")
+        if path.name != ".lock"
     }
 
 
@@ -167,8 +168,12 @@ def test_help_imports_nothing_slow():
     )
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, check=False)
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -292,8 +297,9 @@ def copied(finished, tmp_path):
 
 def test_a_finished_folder_holds_everything(finished):
     names = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
-    figures = {f"figures/{name}" for name in
-               ("loss.svg", "loss.png", "grad_norm.svg", "grad_norm.png")}
+    figures = {
+        f"figures/{name}" for name in ("loss.svg", "loss.png", "grad_norm.svg", "grad_norm.png")
+    }
     stages = {f"checkpoints/{name}/finished.ckpt" for name in toy.STAGES}
     files = {"flags.txt", "manifest.json", "record.nc", "claims.json", "log.txt", ".lock"}
     assert names == files | figures | stages
@@ -331,9 +337,7 @@ def test_redraw_makes_the_same_verdicts_and_figures(copied, capsys, monkeypatch)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
-def test_a_damaged_record_is_not_drawn_but_made_again_without_training(
-    copied, capsys, damage
-):
+def test_a_damaged_record_is_not_drawn_but_made_again_without_training(copied, capsys, damage):
     path = copied / "record.nc"
     good = path.read_bytes()
     if damage == "remove":
@@ -350,7 +354,8 @@ def test_a_damaged_record_is_not_drawn_but_made_again_without_training(
     assert run(f"--run_dir={copied}") == 0
     assert "1/3" not in capsys.readouterr().out  # no epoch was trained
     xarray.testing.assert_identical(
-        xarray.load_dataset(path), xarray.load_dataset(good_copy(copied, good)))
+        xarray.load_dataset(path), xarray.load_dataset(good_copy(copied, good))
+    )
 
 
 def good_copy(folder, content):

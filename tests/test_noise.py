@@ -38,7 +38,9 @@ def problem(request):
         params = jax.tree.map(lambda p: rng.normal(size=p.shape), shapes)
 
         def loss(params, image, label):
-            return losses.cross_entropy(model.apply({"params": params}, image[None])[0], label[None])
+            return losses.cross_entropy(
+                model.apply({"params": params}, image[None])[0], label[None]
+            )
 
         @jax.jit
         def everything(params):

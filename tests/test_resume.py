@@ -20,7 +20,8 @@ FLAGS = ("--epochs=3", "--num_seeds=2")
 # nothing: this saves seconds a run.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
-    ["jax", "jax.numpy", "xarray", "netCDF4", "matplotlib.pyplot", "scipy.stats", "rich.table"])
+    ["jax", "jax.numpy", "xarray", "netCDF4", "matplotlib.pyplot", "scipy.stats", "rich.table"]
+)
 
 
 class Kill(NamedTuple):
@@ -189,7 +190,8 @@ def test_the_second_process_on_a_folder_gets_one_line(place):
     assert first.end() == -signal.SIGKILL
     assert second.end() == 2
     assert second.err == (
-        f"error: --run_dir=shared: in use by another process (number {first.process.pid})\n")
+        f"error: --run_dir=shared: in use by another process (number {first.process.pid})\n"
+    )
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_named_and_costs_one_epoch(place, reference):

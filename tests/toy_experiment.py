@@ -72,8 +72,12 @@ def run(config, data, host):
         key = jax.random.fold_in(base, seed)
         a, b = jnp.split(jax.random.normal(key, (sum(config.widths),)), [config.widths[0]])
         params = {"a": a, "b": b}
-        return {"params": params, "velocity": jax.tree.map(jnp.zeros_like, params),
-                "key": key, "step": jnp.int32(0)}
+        return {
+            "params": params,
+            "velocity": jax.tree.map(jnp.zeros_like, params),
+            "key": key,
+            "step": jnp.int32(0),
+        }
 
     def loss(params):
         flat = jnp.concatenate([params["a"], params["b"]])
@@ -85,8 +89,7 @@ def run(config, data, host):
         size = 0.1 * config.noise
         grads = jax.tree.map(lambda g: g + size * jax.random.normal(key, g.shape), grads)
         velocity = jax.tree.map(lambda v, g: momentum * v + g, state["velocity"], grads)
-        params = jax.tree.map(
-            lambda p, v: p - config.learning_rate * v, state["params"], velocity)
+        params = jax.tree.map(lambda p, v: p - config.learning_rate * v, state["params"], velocity)
         norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
         state = {**state, "params": params, "velocity": velocity, "step": state["step"] + 1}
         return state, {"loss": value, "grad_norm": norm}
@@ -113,8 +116,11 @@ def run(config, data, host):
         stage.finish(rows)
         every[arm] = {name: np.concatenate([r[name] for r in rows], 1) for name in rows[0]}
     variables = {
-        name: (("arm", "seed", "step"), np.stack([every[arm][name] for arm in config.arms]),
-               {"units": "1", "long_name": name})
+        name: (
+            ("arm", "seed", "step"),
+            np.stack([every[arm][name] for arm in config.arms]),
+            {"units": "1", "long_name": name},
+        )
         for name in ("loss", "grad_norm")
     }
     diverged = np.full((len(seeds), len(config.arms)), -1)
