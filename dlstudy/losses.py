@@ -21,4 +21,4 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def error_rate(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Share of misclassified examples: logits[B, K], labels int[B] -> float []."""
     chex.assert_rank([logits, labels], [2, 1])
-    return (logits.argmax(1) != labels).mean(dtype=logits.dtype)
+    return (logits.argmax(1).astype(labels.dtype) != labels).mean(dtype=logits.dtype)

@@ -1,5 +1,7 @@
 """Optimizers by name, as Optax transformations whose rate may be a traced array."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -73,7 +75,11 @@ def adam_preconditioner(state):
     P^(-1/2) H P^(-1/2) (Cohen et al. 2022). Before the first step, where nu is 0, P is 1.
     """
     nu, count = optax.tree.get(state, "nu"), optax.tree.get(state, "count")
-    correction = 1 - jnp.power(jnp.float32(0.999), jnp.maximum(count, 1).astype(jnp.float32))
-    return jax.tree.map(
-        lambda n: jnp.where(count > 0, jnp.sqrt(n / correction.astype(n.dtype)) + 1e-8, 1), nu
-    )
+
+    def root(n):
+        # 1 - 0.999^t by expm1: in float32 the plain difference is right to five digits only.
+        correction = -jnp.expm1(count.astype(n.dtype) * math.log(0.999))
+        corrected = n / jnp.where(count > 0, correction, 1)
+        return jnp.where(count > 0, jnp.sqrt(corrected) + 1e-8, 1)
+
+    return jax.tree.map(root, nu)

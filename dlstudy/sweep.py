@@ -12,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dlstudy.host import Layout
 
@@ -41,26 +41,32 @@ def over_seeds(function, layout: Layout, *, shared: int = 0, donate: tuple[int, 
     mesh = Mesh(np.array(jax.devices()[: layout.devices]), (AXIS,))
     width = layout.seeds_per_program if layout.strategy == "vmap" else 0
 
-    def counted(*arguments):
-        call.traces += 1
-        return function(*arguments)
-
-    def block(*arguments):
+    def block(per_seed, common):
         """One device's share."""
-        split = len(arguments) - shared
-        own, common = arguments[:split], arguments[split:]
-        one = lambda xs: counted(*xs, *common)  # noqa: E731
-        if layout.strategy == "vmap" and not width:
-            return jax.vmap(one)(own)
-        return jax.lax.map(one, own, batch_size=width or None)
 
-    @functools.partial(jax.jit, donate_argnums=donate)
-    def program(*arguments):
-        split = len(arguments) - shared
-        specs = (PartitionSpec(AXIS),) * split + (PartitionSpec(),) * shared
-        return jax.shard_map(
-            block, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
-        )(*arguments)
+        def one(arguments):
+            call.traces += 1
+            return function(*arguments, *common)
+
+        if layout.strategy == "vmap" and not width:
+            return jax.vmap(one)(per_seed)
+        return jax.lax.map(one, per_seed, batch_size=width or None)
+
+    # Shardings are said, not left to the arguments: arrays restored from a checkpoint or fresh
+    # from NumPy then run the same program as those that a program returned.
+    by_seed, everywhere = PartitionSpec(AXIS), PartitionSpec()
+    mapped = jax.shard_map(
+        block, mesh=mesh, in_specs=(by_seed, everywhere), out_specs=by_seed, check_vma=False
+    )
+    own, common = NamedSharding(mesh, by_seed), NamedSharding(mesh, everywhere)
+
+    @functools.partial(
+        jax.jit, in_shardings=(own, own, common), out_shardings=own, donate_argnums=0
+    )
+    def program(given, kept, rest):
+        """`given` and `kept`: per-seed arguments by position, those to donate and the others."""
+        per_seed = given | kept
+        return mapped(tuple(per_seed[i] for i in sorted(per_seed)), rest)
 
     def call(*arguments):
         split = len(arguments) - shared
@@ -68,12 +74,15 @@ def over_seeds(function, layout: Layout, *, shared: int = 0, donate: tuple[int, 
         # At least two seeds a device: a loop of one turn is compiled away, and with it the
         # guarantee that a seed run alone repeats its numbers among others to the bit.
         slots = layout.devices * max(2, -(-seeds // layout.devices))
-        if slots == seeds:
-            return program(*arguments)
-        rows = np.minimum(np.arange(slots), seeds - 1)
-        own = jax.tree.map(lambda a: a[rows], arguments[:split])
-        result = program(*own, *arguments[split:])
-        return jax.tree.map(lambda a: a[:seeds], result)
+        per_seed = dict(enumerate(arguments[:split]))
+        if slots != seeds:
+            rows = np.minimum(np.arange(slots), seeds - 1)
+            per_seed = jax.tree.map(lambda a: a[rows], per_seed)
+        given = {i: per_seed.pop(i) for i in donate}
+        result = program(given, per_seed, arguments[split:])
+        if slots != seeds:
+            result = jax.tree.map(lambda a: a[:seeds], result)
+        return result
 
     call.traces = 0
     call.program = program

@@ -46,7 +46,7 @@ class Measured(NamedTuple):
     """What the instruments carry from epoch to epoch, beside the training state."""
 
     predictions: jax.Array  # int32[N], classes of the test images an epoch ago; -1 at first
-    top: jax.Array  # float32[P], last eigenvector of the Hessian, or a random start
+    top: jax.Array  # float32[P], eigenvector of the Hessian when last measured; 0 at first
     preconditioned_top: jax.Array  # float32[P], the same of the preconditioned Hessian
 
 
@@ -162,9 +162,8 @@ class Study:
         train = self.trainer(arm, rate).init(key)
         flat, _ = ravel_pytree(train.params)
         size = flat.shape[0] if arm.curvature_every else 0
-        vectors = jax.random.normal(jax.random.fold_in(key, 1), (2, size))
         unseen = jnp.full(self.test[1].shape, -1, jnp.int32)
-        return State(train, Measured(unseen, vectors[0], vectors[1]))
+        return State(train, Measured(unseen, jnp.zeros(size), jnp.zeros(size)))
 
     def train_epoch(self, arm: Arm, train, key, rate, data):
         """One epoch, and how far it moved the parameters: (state, metrics, (last, from start))."""
@@ -229,14 +228,18 @@ class Study:
                 max_products=self.config.curvature_products,
             )  # fmt: skip
 
-        top = largest(product, measured.top)
+        # Warm starts. Before training the gradient is a better one than chance, and the
+        # preconditioner is 1, so that the second eigenvector is the first.
+        fresh = train.step == 0
+        top = largest(product, jnp.where(fresh, ravel_pytree(gradient)[0], measured.top))
         row = {"gradient_curvature": along.curvature / optax.tree.norm(gradient, squared=True)}
         pairs, vectors = {"sharpness": top}, {"top": top.vector}
         if optax.tree.get(train.opt_state, "nu") is not None:
             root, _ = ravel_pytree(
                 jax.tree.map(jax.lax.rsqrt, optimizers.adam_preconditioner(train.opt_state))
             )
-            pair = largest(lambda u: root * product(root * u), measured.preconditioned_top)
+            start = jnp.where(fresh, top.vector, measured.preconditioned_top)
+            pair = largest(lambda u: root * product(root * u), start)
             pairs["preconditioned_sharpness"] = pair
             vectors["preconditioned_top"] = pair.vector
         for name, pair in pairs.items():

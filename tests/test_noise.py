@@ -29,7 +29,7 @@ def problem(request):
     """
     two = request.param == "two_conv"
     rng = np.random.default_rng(0)
-    images, labels = rng.normal(size=(N, 5, 4, 1)), np.arange(N) % 3
+    images, labels = rng.normal(size=(N, 5, 4, 1)), np.int32(np.arange(N) % 3)
     model = models.CNN((2, 3) if two else (2,), 3, pool=two)
     with jax.enable_x64(True):
         shapes = jax.eval_shape(
@@ -44,14 +44,17 @@ def problem(request):
 
         @jax.jit
         def everything(params):
-            each = jax.vmap(lambda x, y: jax.value_and_grad(loss)(params, x, y))(images, labels)
-            return measured(model, params, images, labels, 2), each
+            each_loss, each = jax.vmap(jax.value_and_grad(loss), (None, 0, 0))(
+                params, images, labels
+            )
+            found = measured(model, params, images, labels, 2)
+            found = found._replace(gradient=ravel_pytree(found.gradient)[0])
+            gradients = jax.vmap(lambda g: ravel_pytree(g)[0])(each)
+            logits, _ = model.apply({"params": params}, images)
+            return found, (each_loss, gradients), logits
 
-        found, (each_loss, each) = everything(params)
-        logits = model.apply({"params": params}, images)[0]
-        found = found._replace(gradient=np.asarray(ravel_pytree(found.gradient)[0]))
-        gradients = np.asarray(jax.vmap(lambda g: ravel_pytree(g)[0])(each))
-    return found, np.asarray(each_loss), gradients, np.asarray(logits).argmax(1) != labels
+        found, (each_loss, gradients), logits = jax.device_get(everything(params))
+    return found, each_loss, gradients, logits.argmax(1) != labels
 
 
 def test_the_pass_measures_loss_error_and_gradient(problem):
@@ -93,6 +96,11 @@ def test_batches_of_an_epoch_add_less(problem, size):
 def test_equal_examples_have_no_noise():
     model = models.CNN((2,), 3)
     images, labels = np.ones((4, 3, 3, 1)), np.zeros(4, np.int32)
-    params = models.initialise(model, jax.random.key(0), jnp.asarray(images[0]))
-    found = jax.jit(lambda p: measured(model, p, images, labels))(params)
+
+    @jax.jit
+    def measure(key):
+        params = models.initialise(model, key, jnp.asarray(images[0]))
+        return measured(model, params, images, labels)
+
+    found = measure(jax.random.key(0))
     assert abs(found.trace) < 1e-14
