@@ -52,17 +52,13 @@ def over_seeds(function, layout: Layout, *, shared: int = 0, donate: tuple[int, 
             return jax.vmap(one)(per_seed)
         return jax.lax.map(one, per_seed, batch_size=width or None)
 
-    # Shardings are said, not left to the arguments: arrays restored from a checkpoint or fresh
-    # from NumPy then run the same program as those that a program returned.
     by_seed, everywhere = PartitionSpec(AXIS), PartitionSpec()
     mapped = jax.shard_map(
         block, mesh=mesh, in_specs=(by_seed, everywhere), out_specs=by_seed, check_vma=False
     )
     own, common = NamedSharding(mesh, by_seed), NamedSharding(mesh, everywhere)
 
-    @functools.partial(
-        jax.jit, in_shardings=(own, own, common), out_shardings=own, donate_argnums=0
-    )
+    @functools.partial(jax.jit, donate_argnums=0)
     def program(given, kept, rest):
         """`given` and `kept`: per-seed arguments by position, those to donate and the others."""
         per_seed = given | kept
@@ -78,8 +74,11 @@ def over_seeds(function, layout: Layout, *, shared: int = 0, donate: tuple[int, 
         if slots != seeds:
             rows = np.minimum(np.arange(slots), seeds - 1)
             per_seed = jax.tree.map(lambda a: a[rows], per_seed)
+        # Placed alike wherever they come from (a checkpoint, NumPy, another program), arguments
+        # always meet the same compiled program.
+        per_seed = jax.device_put(per_seed, own)
         given = {i: per_seed.pop(i) for i in donate}
-        result = program(given, per_seed, arguments[split:])
+        result = program(given, per_seed, jax.device_put(arguments[split:], common))
         if slots != seeds:
             result = jax.tree.map(lambda a: a[:seeds], result)
         return result

@@ -96,7 +96,9 @@ class Config:
         (0.1, 0.3, 1.0), "fixed rates of plain gradient descent; the cap works on the largest",
         low=0, low_open=True,
     )  # fmt: skip
-    rate_epochs: int = setting(6, "of the arms with fixed and capped rates", "epochs", low=1)
+    rate_epochs: int = setting(
+        6, "of the arms with fixed and capped rates; at most --epochs are run", "epochs", low=1
+    )
     head_at: tuple[int, ...] = setting(
         (0, 1, 2, 5, 25), "epochs after which the convolution is frozen for a new head", low=0
     )
@@ -111,6 +113,11 @@ class Config:
         return self.widths or ((32,) if self.network == "one_conv" else (16, 32))
 
     @property
+    def epochs_at_rates(self) -> int:
+        """Epochs of the arms with fixed and capped rates: no more than the main arm has."""
+        return min(self.rate_epochs, self.epochs)
+
+    @property
     def frozen_at(self) -> tuple[int, ...]:
         """Epochs at which new heads start: those asked for, up to the last, which is always in."""
         return tuple(sorted({e for e in self.head_at if e < self.epochs} | {self.epochs}))
@@ -122,7 +129,8 @@ class Config:
             raise UserError(f"--widths={given}: must be {layers} number(s) for {self.network}")
         for name in ("rates", "head_at", "controls"):
             values = getattr(self, name)
-            if len(set(values)) != len(values):
+            told_apart = {f"{v:g}" if isinstance(v, float) else v for v in values}  # by arm names
+            if len(told_apart) != len(values):
                 raise UserError(f"--{name}={','.join(map(str, values))}: must not repeat a value")
         if "rates" in self.controls and not self.rates:
             raise UserError("--rates=: must name at least one rate, or leave it out of --controls")
@@ -157,7 +165,7 @@ def stages(config: Config) -> dict[str, int]:
     if "label_noise" in config.controls:
         found["label_noise"] = config.epochs + 1
     if "rates" in config.controls:
-        found["rates"] = found["capped"] = config.rate_epochs + 1
+        found["rates"] = found["capped"] = config.epochs_at_rates + 1
     if "heads" in config.controls:
         found["heads"] = len(config.frozen_at)
     return found

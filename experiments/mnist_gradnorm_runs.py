@@ -136,7 +136,7 @@ class Study:
             name="label_noise", instruments=training.Instruments(0, 0),
             gradient_every=config.control_gradient_every, curvature_every=0,
         )  # fmt: skip
-        self.fixed = Arm("rates", "sgd", config.rate_epochs, training.Instruments(0, 1))
+        self.fixed = Arm("rates", "sgd", config.epochs_at_rates, training.Instruments(0, 1))
         self.capped = self.fixed._replace(name="capped", optimizer="capped")
 
     # -- functions of one seed
@@ -228,17 +228,19 @@ class Study:
                 max_products=self.config.curvature_products,
             )  # fmt: skip
 
-        # Warm starts. Before training the gradient is a better one than chance, and the
-        # preconditioner is 1, so that the second eigenvector is the first.
-        fresh = train.step == 0
-        top = largest(product, jnp.where(fresh, ravel_pytree(gradient)[0], measured.top))
+        # Warm starts. At first the gradient is a better one than chance, and the preconditioner is
+        # 1, so that the second eigenvector is the first.
+        def warm(vector, otherwise):
+            return jnp.where(vector.any(), vector, otherwise)
+
+        top = largest(product, warm(measured.top, ravel_pytree(gradient)[0]))
         row = {"gradient_curvature": along.curvature / optax.tree.norm(gradient, squared=True)}
         pairs, vectors = {"sharpness": top}, {"top": top.vector}
         if optax.tree.get(train.opt_state, "nu") is not None:
             root, _ = ravel_pytree(
                 jax.tree.map(jax.lax.rsqrt, optimizers.adam_preconditioner(train.opt_state))
             )
-            start = jnp.where(fresh, top.vector, measured.preconditioned_top)
+            start = warm(measured.preconditioned_top, top.vector)
             pair = largest(lambda u: root * product(root * u), start)
             pairs["preconditioned_sharpness"] = pair
             vectors["preconditioned_top"] = pair.vector

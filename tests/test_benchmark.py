@@ -63,7 +63,9 @@ def test_the_bare_epoch_takes_the_steps_of_the_trainer():
 def test_a_figure_says_whether_its_target_is_met():
     figure = results.Figure("peers", "one_conv", "time", (0.5, 0.7, 0.4), 0.6)
     assert figure.cells() == ("time", "0.500 x", "0.400 - 0.700", "<= 0.6", "met")
-    assert results.Figure("rate", "one_conv", "share", (0.2,), 1 / 3, most=False).verdict == "MISSED"
+    assert (
+        results.Figure("rate", "one_conv", "share", (0.2,), 1 / 3, most=False).verdict == "MISSED"
+    )
     assert results.Figure("rate", "one_conv", "rate", (0.2,)).verdict == ""
 
 

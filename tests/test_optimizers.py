@@ -131,9 +131,9 @@ def test_the_preconditioner_keeps_float32_and_its_digits():
 
 def test_before_the_first_step_the_preconditioner_is_one():
     params = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}
-    found = jax.jit(
-        lambda p: optimizers.adam_preconditioner(optimizers.make("adam", 0.1).init(p))
-    )(params)
+    found = jax.jit(lambda p: optimizers.adam_preconditioner(optimizers.make("adam", 0.1).init(p)))(
+        params
+    )
     assert jax.tree.structure(found) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, found, params)
 

@@ -154,9 +154,7 @@ def test_a_chunked_step_is_the_same_step():
     data, start = line_problem(16)
     whole = run_epochs(line_trainer(start, "capped", batch_size=8), data, 2)
     parts = run_epochs(line_trainer(start, "capped", batch_size=8, chunk=4), data, 2)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole, parts
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole, parts)
 
 
 # --- what is measured when
@@ -288,9 +286,9 @@ def sharpness_along(name, rate, steps, checks):
             scale = jax.lax.rsqrt(ravel_pytree(optimizers.adam_preconditioner(inner))[0])
 
         def product(v):
-            return scale * ravel_pytree(
-                curvature.hessian_product(loss, params, unravel(scale * v))
-            )[0]
+            return (
+                scale * ravel_pytree(curvature.hessian_product(loss, params, unravel(scale * v)))[0]
+            )
 
         return curvature.largest_eigenpair(product, vector, tolerance=1e-3, max_products=60)
 
