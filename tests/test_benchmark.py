@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from dlstudy import losses, models
+from dlstudy.host import Layout
 from scripts.benchmarks import __main__ as benchmark
 from scripts.benchmarks import instruments, results
 from scripts.benchmarks.contenders import RATE
@@ -50,7 +51,8 @@ def test_counted_operations_are_those_of_the_program(network):
 
 
 def test_the_bare_epoch_takes_the_steps_of_the_trainer():
-    study, data, _ = instruments.make_study(Task("bare", "two_conv", images=64, seeds=1, batch=32))
+    task = Task("bare", "two_conv", images=64, seeds=1, batch=32)
+    study, data, _ = instruments.make_study(task, Layout())
     trainer = study.trainer(study.main, RATE)
     key = study.keys[0]
     state = trainer.init(key)

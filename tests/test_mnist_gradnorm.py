@@ -15,7 +15,7 @@ import pytest
 import xarray
 from jax.experimental.compilation_cache import compilation_cache
 
-from dlstudy import data, losses, models
+from dlstudy import data, losses, models, sweep
 from dlstudy.claims import judge
 from experiments import cli, console, flagging, mnist_gradnorm
 
@@ -73,11 +73,22 @@ def _without_figures(monkeypatch):
     monkeypatch.setattr(mnist_gradnorm, "figures", lambda record: iter(()))
 
 
+PROGRAMS = []  # that the run below made
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a run with every arm, its record and what it printed."""
     folder = tmp_path_factory.mktemp("mnist_gradnorm") / "run"
-    return folder, *run_in(folder)
+    over_seeds = sweep.over_seeds
+
+    def noted(*arguments, **settings):
+        PROGRAMS.append(over_seeds(*arguments, **settings))
+        return PROGRAMS[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "over_seeds", noted)
+        return folder, *run_in(folder)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +144,14 @@ def test_the_record_has_the_documented_variables_with_dimensions_and_units(recor
     config = json.loads(record.attrs["config"])
     assert (config["rates"], config["widths"]) == ([0.1, 1.0], [4])
     assert set(json.loads(record.attrs["arms"])) == set(ARMS)
+
+
+@pytest.mark.usefixtures("finished")
+def test_programs_are_traced_once():
+    """Epochs share them. The arm with wrong labels evaluates its training set in some epochs."""
+    traces = [program.traces for program in PROGRAMS if program.traces]
+    assert len(traces) == 5 + 4 + 3 + 3 + 1  # main, wrong labels, fixed and capped rates, heads
+    assert sorted(traces)[-2:] == [1, 2]
 
 
 def test_what_is_measured_where(record):

@@ -33,9 +33,9 @@ def curvature_size(images: int) -> int:
     return round(images * 512 / 4000)
 
 
-def make_study(task):
+def make_study(task, layout: Layout | None = None):
     """The experiment's programs, its training data on the device, and a rate for each seed."""
-    layout = start()
+    layout = layout or start()
     config = Config(
         network=task.network, num_seeds=task.seeds, batch_size=task.batch,
         curvature_size=curvature_size(task.images),

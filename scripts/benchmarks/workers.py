@@ -7,6 +7,7 @@ far. The parent takes the parts in turn; the others wait for their next line and
     python -m scripts.benchmarks.workers '{"part": "ours", "network": "one_conv", ...}'
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -76,8 +77,9 @@ class Worker:
         Raises:
           RuntimeError: the process has failed.
         """
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended: _read says why
+            self._process.stdin.write("go\n")
+            self._process.stdin.flush()
         self.replies.append(self._read())
 
     def values(self, name: str) -> list[float]:
