@@ -64,7 +64,7 @@ def largest_eigenpair(
     chex.assert_rank(start, 1)
     dtype, size = start.dtype, min(max_products, start.shape[0])
     tiny = jnp.finfo(dtype).eps
-    indices = jnp.arange(size)
+    indices = jnp.arange(size, dtype=jnp.int32)
 
     def ritz(alpha, beta, k):
         """Largest pair of the k x k tridiagonal matrix; unused rows are pushed far below."""

@@ -22,10 +22,10 @@ def figures(record):
         ("curvature", curvature, "sharpness"),
         ("movement", movement, "displacement"),
         ("steps", steps, "update_norm"),
-        ("rates", rates, "realised"),
+        ("rates", rates, "realised train_loss tune_error"),
         ("heads", heads, "head_test_error"),
     ):
-        made = draw(record) if needs in record else None
+        made = draw(record) if all(name in record for name in needs.split()) else None
         if made is not None:
             for axis in made.axes:
                 if axis.get_xlabel() == EPOCH:
@@ -35,6 +35,14 @@ def figures(record):
 
 def _median(values) -> float:
     return float(np.nanmedian(np.asarray(values, float)))
+
+
+def _effect(statistic, record) -> float:
+    """Median of a claim's statistic for a title; nan where the record does not allow it."""
+    try:
+        return _median(statistic(record))
+    except (KeyError, IndexError, ValueError, StopIteration):
+        return float("nan")
 
 
 def _words(record, arm: str) -> str:
@@ -47,6 +55,8 @@ def _seeds(record) -> str:
 
 def _change(ratio: float) -> str:
     """A ratio in words: 'fall to 3%', 'grow 2.1-fold', 'stay level'."""
+    if np.isnan(ratio):
+        return "could not be compared with"
     if 0.9 <= ratio <= 1.1:
         return "stay level"
     return f"fall to {ratio:.2g} of" if ratio < 1 else f"grow {ratio:.2g}-fold over"
@@ -70,7 +80,7 @@ def gradient_norms(record):
     from dlstudy import plots
 
     made, (left, right) = plots.figure(2)
-    kept = _median(claims.minibatch_norm_kept(record))
+    kept = _effect(claims.minibatch_norm_kept, record)
     plots.seeds_over(left, *_norms(record, "main"), "minibatch, clean labels", 0)
     if "label_noise" in record.arm:
         plots.seeds_over(left, *_norms(record, "label_noise"), "minibatch, wrong labels", 1)
@@ -178,11 +188,12 @@ def taylor_budget(record):
     shown = [1e3 * values[:, late] for values in (actual, first, first + second)]
     plots.cloud(right, shown[0], shown[1], "first order", 0)
     plots.cloud(right, shown[0], shown[2], "both orders", 1)
-    low, high = np.nanquantile(shown[0], [0.01, 0.995])
-    right.plot([low, high], [low, high], color="0.35", linewidth=1, label="exact")
-    bottom, top = np.nanquantile(shown[1:], [0.01, 0.995])
-    right.set(xlim=(low, high), ylim=(min(low, bottom), max(high, top)))
-    gain = _median(claims.second_order_gain(record))
+    if np.isfinite(shown).any((1, 2, 3)).all():
+        low, high = np.nanquantile(shown[0], [0.01, 0.995])
+        right.plot([low, high], [low, high], color="0.35", linewidth=1, label="exact")
+        bottom, top = np.nanquantile(shown[1:], [0.01, 0.995])
+        right.set(xlim=(low, high), ylim=(min(low, bottom), max(high, top)))
+    gain = _effect(claims.second_order_gain, record)
     title = f"The second order adds {gain:.2f} of explained variance (shown: late epochs)"
     plots.labels(right, title, "realised change (0.001 nat)", "predicted change (0.001 nat)")
     made.supxlabel(_seeds(record), fontsize=8)
@@ -202,7 +213,7 @@ def curvature(record):
     if optimizer == "sgd":
         plots.reference(axes[0], 2 / rate, f"2 / rate = {2 / rate:g}")
     plots.logarithmic(axes[0])
-    growth = _median(claims.growth(_usable(record, "sharpness"), record))
+    growth = _effect(lambda r: claims.growth(_usable(r, "sharpness"), r), record)
     title = _changed(growth, "Largest Hessian eigenvalues", "those after epoch 1")
     plots.labels(axes[0], title, EPOCH, "curvature (nat per unit²)")
     if second:
@@ -238,13 +249,13 @@ def movement(record):
         ("displacement", "in this epoch"), ("distance", "since the start")
     )):  # fmt: skip
         plots.seeds_over(left, record.epoch, record[name].sel(arm="main"), label, i)
-    kept = _median(claims.late_displacement(record))
+    kept = _effect(claims.late_displacement, record)
     title = _changed(kept, "Displacements of an epoch", "the first's")
     plots.labels(left, title, EPOCH, "l2 distance of the parameters")
     plots.logarithmic(left)
     if "churn" in record:
         plots.seeds_over(right, record.epoch, 100 * record["churn"].sel(arm="main"), "", 2)
-        late = _median(claims.late_churn(record))
+        late = _effect(claims.late_churn, record)
         title = f"Late epochs change {late:.2%} of the test predictions"
         plots.labels(right, title, EPOCH, "predictions changed in the epoch (%)", legend=False)
         plots.percent_from_zero(right)
@@ -265,7 +276,7 @@ def steps(record):
         if x.size:
             plots.cloud(axis, x, y, _words(record, arm), i)
     plots.logarithmic(axis, "xy")
-    slope = _median(claims.step_elasticity(record)) if record.sizes["epoch"] > 2 else np.nan
+    slope = _effect(claims.step_elasticity, record) if record.sizes["epoch"] > 2 else np.nan
     title = f"A gradient ten times larger makes the main arm's step {10**slope:.1f} times larger"
     plots.labels(axis, title, "minibatch gradient norm (nat per unit)", "l2 norm of the step")
     made.supxlabel("steps after the first epoch, a sample over seeds", fontsize=8)
@@ -288,7 +299,7 @@ def rates(record):
     rises = [claims.rises(record, arm).values for arm in (*arms, "capped")]
     names = [f"rate {arm.removeprefix('sgd_')}" for arm in arms]
     right.boxplot(rises, tick_labels=[*names, "capped"], widths=0.5)
-    fewer = _median(claims.fewer_rises(record))
+    fewer = _effect(claims.fewer_rises, record)
     title = f"The cap avoids {fewer:.1f} rises in 100 steps at the largest rate"
     plots.labels(right, title, "plain gradient descent", "steps that raise their batch's loss (%)")
     made.supxlabel(_seeds(record), fontsize=8)
@@ -301,7 +312,7 @@ def heads(record):
     made, (left, right) = plots.figure(2)
     x = record.frozen_at
     plots.seeds_over(left, x, 100 * record["head_test_error"], "", 0, marker="o")
-    gain = _median(claims.head_gain(record))
+    gain = _effect(claims.head_gain, record)
     title = f"Learning the convolution early is worth {100 * gain:.1f} points of test error"
     plots.labels(left, title, "epoch at which the convolution is frozen", "test error (%)")
     plots.seeds_over(right, x, record["feature_similarity"], "", 2, marker="o")

@@ -450,7 +450,7 @@ def test_stages_follow_the_controls():
         (["--epochs=0"], "epochs=0: must be at least 1"),
         (["--num_seeds=-1"], "num_seeds=-1: must be at least 1"),
         (["--only_seed=3"], "--only_seed=3: must be 0 to 2"),
-        (["--data=mnist", "--tfds_data_dir={tmp}/none"], "tfds"),
+        (["--data=mnist", "--tfds_manual_dir={tmp}/none"], "--tfds_manual_dir="),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_flag(argv, message, tmp_path):
