@@ -53,7 +53,10 @@ def largest_eigenpair(
     Every new basis vector is orthogonalised twice against all earlier ones: without that, float32
     Lanczos returns copies of the leading pair. It stops on the residual, not on the change of the
     value (Parlett 1998, chapter 13), or when the Krylov space is exhausted. The residual is the
-    exact one of the Ritz pair in exact arithmetic, |beta_k s_k|, and costs nothing more.
+    exact one of the Ritz pair in exact arithmetic, |beta_k s_k|, and costs nothing more. A small
+    residual says that an eigenvalue is near the value, not that it is the largest: a start very
+    close to another eigenvector converges to that one. Where eigenvalues may have crossed since
+    the start was made, mix something else into it.
 
     Args:
       product: v[n] -> A v[n].

@@ -64,7 +64,7 @@ class Options:
         "a CPU, vmap elsewhere",
         choices=("auto", "map", "vmap"),
     )
-    seeds_per_program: int = setting(0, "seeds that are trained at a time; 0: all", low=0)
+    seeds_per_program: int = setting(0, "with --strategy=vmap, seeds in one batch; 0: all", low=0)
     allow_layout_change: bool = setting(
         False, "go on with another layout or device than the run was begun with", local=True
     )

@@ -61,8 +61,8 @@ def plan(config) -> list[str]:
     work = {
         f"main ({config.optimizer})": (config.epochs, config.epochs * main),
         "label_noise": (config.epochs, config.epochs * noisy),
-        "rates": (config.rate_epochs, len(config.rates) * config.rate_epochs * rate),
-        "capped": (config.rate_epochs, config.rate_epochs * (rate + CAP)),
+        "rates": (config.epochs_at_rates, len(config.rates) * config.epochs_at_rates * rate),
+        "capped": (config.epochs_at_rates, config.epochs_at_rates * (rate + CAP)),
         "heads": (len(config.frozen_at) * config.head_epochs, heads),
     }
     lines = [
