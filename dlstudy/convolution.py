@@ -3,7 +3,7 @@
 Arrays are laid out [channels, height, width, batch]. With the batch last, shifts of an image are
 copies of long contiguous runs, pooling and ReLU vectorise over the batch, and a convolution is one
 matrix product of all patches. XLA's own CPU convolution is 9-15 times slower inside a loop
-(jax issue 12868), and becomes a grouped convolution when mapped over per-seed kernels.
+(jax-ml/jax#12868), and becomes a grouped convolution when mapped over per-seed kernels.
 """
 
 import functools
