@@ -282,7 +282,7 @@ def steps(record):
             plots.cloud(axis, x, y, _words(record, arm), i)
     plots.logarithmic(axis, "xy")
     slope = _effect(claims.step_elasticity, record) if record.sizes["epoch"] > 2 else np.nan
-    title = f"A gradient ten times larger makes the main arm's step {10**slope:.1f} times larger"
+    title = f"Within an epoch, a tenfold gradient makes the main arm's step {10**slope:.1f}-fold"
     plots.labels(axis, title, "minibatch gradient norm (nat per unit)", "l2 norm of the step")
     made.supxlabel("steps after the first epoch, a sample over seeds", fontsize=8)
     return made
