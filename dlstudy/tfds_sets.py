@@ -110,6 +110,8 @@ def _prepare_apart(name: str, data_dir: str | Path | None, manual_dir: str | Pat
     TensorFlow would take half a gigabyte, print warnings, and claim the GPU that JAX uses.
     """
     root = _root(data_dir)
+    if manual_dir is not None and not Path(manual_dir).is_dir():
+        raise UserError(f"--tfds_manual_dir={manual_dir}: no such folder")
     if find_spec("tensorflow") is None:
         raise UserError(_without_tensorflow(name, data_dir, manual_dir))
     print(f"preparing {name} in {root}, once ...", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import chex
 import jax
+import jax.extend
 import jax.numpy as jnp
 import pytest
 
@@ -31,7 +32,7 @@ def product_flops(jaxpr) -> int:
             inner = math.prod(left[axis] for axis in contracted)
             outer = math.prod(left) // inner * (math.prod(right) // inner)
             total += 2 * outer * inner
-        for inner_jaxpr in jax.core.jaxprs_in_params(equation.params):
+        for inner_jaxpr in jax.extend.core.jaxprs_in_params(equation.params):
             total += product_flops(inner_jaxpr)
     return total
 
