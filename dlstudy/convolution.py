@@ -106,13 +106,13 @@ probed_convolve.defvjp(_probed_convolve_forward, _probed_convolve_backward)
 
 @jax.custom_vjp
 def probed_dense(x, kernel, bias, probe):
-    """`kernel.T @ x + bias` for x[I, B]; the cotangent of probe[B] as in `probed_convolve`.
+    """`kernel @ x + bias` for x[I, B]; the cotangent of probe[B] as in `probed_convolve`.
 
     A dense layer's gradient of one example is an outer product, so its norm is a product of norms
     (Goodfellow 2015, "Efficient per-example gradient computations").
     """
     del probe
-    return kernel.T @ x + bias[:, None]
+    return kernel @ x + bias[:, None]
 
 
 def _probed_dense_forward(x, kernel, bias, probe):
@@ -122,7 +122,7 @@ def _probed_dense_forward(x, kernel, bias, probe):
 def _probed_dense_backward(residuals, delta):
     x, kernel = residuals
     square_norms = (jnp.square(x).sum(0) + 1) * jnp.square(delta).sum(0)
-    return kernel @ delta, x @ delta.T, delta.sum(1), square_norms
+    return kernel.T @ delta, delta @ x.T, delta.sum(1), square_norms
 
 
 probed_dense.defvjp(_probed_dense_forward, _probed_dense_backward)

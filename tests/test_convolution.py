@@ -159,8 +159,8 @@ def test_a_probe_collects_square_norms_and_leaves_the_gradient_alone(layer):
         probed = convolution.probed_convolve
     else:
         x = rng.normal(size=(7, 6))
-        params = [rng.normal(size=(7, 4)), rng.normal(size=4)]
-        plain = lambda x, k, b: k.T @ x + b[:, None]  # noqa: E731
+        params = [rng.normal(size=(4, 7)), rng.normal(size=4)]
+        plain = lambda x, k, b: k @ x + b[:, None]  # noqa: E731
         probed = convolution.probed_dense
     weights = rng.normal(size=plain(x, *params).shape[:-1])
     params = tuple(params)

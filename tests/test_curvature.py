@@ -139,6 +139,29 @@ def test_a_warm_start_at_the_eigenvector_costs_one_product():
     assert largest(matrix, start_of(30), tolerance=1e-2)[0].products > 4
 
 
+@in_float64
+def test_a_warm_start_sees_that_another_eigenvalue_has_overtaken():
+    values = np.concatenate([np.linspace(-1, 1, 28), [9, 10]])
+    matrix = symmetric(values)
+    vectors = np.linalg.eigh(matrix)[1]
+    second, fresh = vectors[:, -2], start_of(30) / np.linalg.norm(start_of(30)) + vectors[:, -1]
+    np.testing.assert_allclose(largest(matrix, second)[0].value, 9)  # why it is needed
+    start = curvature.warm_start(second, 50 * fresh)
+    np.testing.assert_allclose(largest(matrix, start, 1e-2)[0].value, 10, rtol=1e-3)
+    assert start @ second > 0.7 * np.linalg.norm(start)
+    again = largest(matrix, curvature.warm_start(vectors[:, -1], fresh), 1e-2)[0]
+    assert again.products <= 3
+    np.testing.assert_allclose(again.value, 10, rtol=1e-3)
+
+
+@in_float64
+def test_a_warm_start_without_an_eigenvector_is_the_fresh_one():
+    fresh = start_of(5)
+    start = curvature.warm_start(np.zeros(5), fresh)
+    np.testing.assert_allclose(start, fresh / np.linalg.norm(fresh))
+    np.testing.assert_array_equal(curvature.warm_start(np.eye(5)[0], np.zeros(5)), np.eye(5)[0])
+
+
 @pytest.mark.parametrize("cap", [1, 3, 7])
 @in_float64
 def test_the_products_are_counted_and_capped(cap):

@@ -17,7 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from dlstudy import data, losses, models, sweep
 from dlstudy.claims import judge
-from experiments import cli, console, flagging, mnist_gradnorm
+from experiments import cli, console, flagging, mnist_gradnorm, mnist_gradnorm_runs
 
 FLAGS = Path(cli.__file__).parent / "flags"
 SEEDS, EPOCHS, STEPS, BATCH, IMAGES = 3, 2, 8, 16, 128
@@ -228,8 +228,17 @@ def test_a_seed_starts_from_its_own_key(record):
     at_first = record.sel(arm="main", seed=1, epoch=0)
     found = [at_first[name] for name in ("test_loss", "test_error", "train_loss")]
     np.testing.assert_allclose(found, start(key), rtol=1e-5)
-    noisy = data.noisy_labels(sets.train.y, 0.1, 10, 0)
-    assert np.sum(noisy != sets.train.y) == 13  # a tenth of 128, which the control arm trains on
+
+
+def test_the_noisy_arm_moves_other_labels_than_the_flag():
+    config = mnist_gradnorm.Config(data="digits", train_size=100, label_noise=0.5)
+    clean = data.load("digits", train_size=100).train.y
+    flagged = data.load("digits", train_size=100, label_noise=0.5)
+    noisy = mnist_gradnorm_runs.noisier(config, flagged).y
+    assert np.sum(noisy != flagged.train.y) == 10
+    by_flag, by_control = flagged.train.y != clean, noisy != flagged.train.y
+    assert np.any(by_control & ~by_flag)
+    assert np.any(by_control & by_flag)
 
 
 # --- the run folder

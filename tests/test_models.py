@@ -56,7 +56,7 @@ def test_a_cnn_equals_flax_layers(widths, pool, kernel, shape, backend, monkeypa
     # Flax flattens height, width, channel.
     down = 2 ** len(widths) if pool else 1
     sizes = (widths[-1], shape[0] // down, shape[1] // down)
-    head = params["head"]["kernel"].reshape(*sizes, 3).transpose(1, 2, 0, 3)
+    head = params["head"]["kernel"].reshape(3, *sizes).transpose(2, 3, 1, 0)
     theirs = params | {"head": params["head"] | {"kernel": head.reshape(-1, 3)}}
     flax = FlaxCNN(widths, 3, pool, kernel)
     expected, before, features = jax.jit(lambda p: flax.apply({"params": p}, images))(theirs)
@@ -80,7 +80,7 @@ def test_initial_parameters():
     assert shapes == {
         "conv_0": {"bias": (32,), "kernel": (3, 3, 1, 32)},
         "conv_1": {"bias": (16,), "kernel": (3, 3, 32, 16)},
-        "head": {"bias": (10,), "kernel": (16 * 7 * 7, 10)},
+        "head": {"bias": (10,), "kernel": (10, 16 * 7 * 7)},
     }
     for name, fan_in in (("conv_0", 9), ("conv_1", 9 * 32), ("head", 16 * 7 * 7)):
         kernel = np.asarray(params[name]["kernel"])

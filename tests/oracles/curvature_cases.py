@@ -1,7 +1,8 @@
 """Curvature of small CNNs, computed elsewhere in float64, in this project's parameter layout.
 
 The files name the layers conv1, conv2 and dense and flatten images in the order height, width,
-channel; `models.CNN` names them conv_0, conv_1 and head and flattens channel, height, width.
+channel; `models.CNN` names them conv_0, conv_1 and head, flattens channel, height, width, and
+stores the head's kernel as [outputs, inputs].
 """
 
 import json
@@ -34,6 +35,7 @@ class Case(NamedTuple):
             tree[layer] = {}
             for name in ("bias", "kernel"):
                 shape = leaves[name].shape
+                shape = shape[::-1] if layer == "head" else shape  # as the files have it
                 size = int(np.prod(shape))
                 tree[layer][name] = flat[start : start + size].reshape(shape)
                 start += size
@@ -42,10 +44,10 @@ class Case(NamedTuple):
         return tree
 
     def _permuted(self, kernel):
-        """Rows of a head from height, width, channel to channel, height, width."""
+        """A head [inputs, outputs] of height, width, channel to [outputs, inputs] of ours."""
         side = self.images.shape[1] // 4
         rows = kernel.reshape(side, side, self.widths[-1], -1)
-        return rows.transpose(2, 0, 1, 3).reshape(kernel.shape)
+        return rows.transpose(3, 2, 0, 1).reshape(kernel.shape[::-1])
 
 
 def load(name: str, state: str, dtype) -> Case:
