@@ -62,7 +62,8 @@ class Eigenpair(NamedTuple):
     vector: jax.Array  # float[n], of unit length
     residual: jax.Array  # float[], ||A v - value v||
     products: jax.Array  # int32[], matrix-vector products spent
-    converged: jax.Array  # bool[], residual <= tolerance * |value|; else the products ran out
+    # bool[], residual <= tolerance * |value|, or the residual is rounding; else out of products
+    converged: jax.Array
 
 
 def largest_eigenpair(
@@ -89,10 +90,10 @@ def largest_eigenpair(
     indices = jnp.arange(size, dtype=jnp.int32)
 
     def ritz(alpha, beta, k):
-        """Largest pair of the k x k tridiagonal matrix; unused rows are pushed far below."""
-        scale = jnp.abs(alpha).max() + 2 * jnp.abs(beta).max() + 1
+        """Largest pair of the k x k tridiagonal matrix T, and a bound on ||T||."""
+        scale = jnp.abs(alpha).max() + 2 * jnp.abs(beta).max()
         used = indices < k
-        diagonal = jnp.where(used, alpha, -4 * scale)
+        diagonal = jnp.where(used, alpha, -4 * scale - 1)  # unused rows far below
         off = jnp.where(indices[:-1] < k - 1, beta[:-1], 0)
         values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1))
         return values[-1], vectors[:, -1], scale

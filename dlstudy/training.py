@@ -94,6 +94,11 @@ def make_trainer(
         return mean_over_chunks(lambda b: loss(after, b) - loss(params, b), batch, chunk)
 
     def measure_step(step, params, after, taken, batch):
+        # Small differences of losses: TF32, a GPU's default, would drown them.
+        with jax.default_matmul_precision("highest"):
+            return measure_exactly(step, params, after, taken, batch)
+
+    def measure_exactly(step, params, after, taken, batch):
         nan = jnp.float32(jnp.nan)
         if instruments.taylor_every:
             return _every(

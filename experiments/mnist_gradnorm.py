@@ -102,7 +102,7 @@ class Config:
     head_at: tuple[int, ...] = setting(
         (0, 1, 2, 5, 25), "epochs after which the convolution is frozen for a new head", low=0
     )
-    head_epochs: int = setting(3, "training of each new head", "epochs", low=1)
+    head_epochs: int = setting(3, "training of each new head, by Adam at 0.001", "epochs", low=1)
 
     measure_cost: bool = setting(
         True, "measure what the Taylor budget costs a step (a few seconds)", local=True

@@ -14,6 +14,7 @@ def figures(record):
     """Yields (name, figure) for whatever the record holds."""
     from matplotlib.ticker import MaxNLocator
 
+    record = without_diverged(record)
     for name, draw, needs in (
         ("gradient_norms", gradient_norms, "grad_norm"),
         ("error", error, "test_error"),
@@ -38,6 +39,25 @@ def figures(record):
             yield name, made
 
 
+def without_diverged(record):
+    """The record with every run that diverged as NaN in all its variables, and their names."""
+    good = record["diverged_step"] < 0
+    left_out = [
+        f"{seed} of {arm}"
+        for arm in record.arm.values for seed in record.seed.values[~good.sel(arm=arm).values]
+    ]  # fmt: skip
+    if not left_out:
+        return record
+    main = good.sel(arm="main", drop=True)
+    masked = {
+        name: values.where(good if "arm" in values.dims else main)
+        for name, values in record.items()
+        if "seed" in values.dims and name != "diverged_step"
+    }
+    masked = {name: values.transpose(*record[name].dims) for name, values in masked.items()}
+    return record.assign(masked).assign_attrs(left_out=", ".join(left_out))
+
+
 def _median(values) -> float:
     return float(np.nanmedian(np.asarray(values, float)))
 
@@ -55,7 +75,9 @@ def _words(record, arm: str) -> str:
 
 
 def _seeds(record) -> str:
-    return f"median, quartiles and single runs of {record.sizes['seed']} seeds"
+    words = f"median, quartiles and single runs of {record.sizes['seed']} seeds"
+    left_out = record.attrs.get("left_out")
+    return f"{words}; left out, as diverged: seed {left_out}" if left_out else words
 
 
 def _change(ratio: float) -> str:
@@ -86,12 +108,12 @@ def gradient_norms(record):
 
     made, (left, right) = plots.figure(2)
     kept = _effect(claims.minibatch_norm_kept, record)
-    plots.seeds_over(left, *_norms(record, "main"), "minibatch, clean labels", 0)
+    plots.seeds_over(left, *_norms(record, "main"), "minibatch", 0)
     if "label_noise" in record.arm:
-        plots.seeds_over(left, *_norms(record, "label_noise"), "minibatch, wrong labels", 1)
+        plots.seeds_over(left, *_norms(record, "label_noise"), "minibatch, wrong labels added", 1)
     if "full_grad_norm" in record:
         full = record["full_grad_norm"]
-        plots.seeds_over(left, record.epoch, full.sel(arm="main"), "full batch, clean labels", 2)
+        plots.seeds_over(left, record.epoch, full.sel(arm="main"), "full batch", 2)
     plots.logarithmic(left)
     title = _changed(kept, "Minibatch gradient norms", "the first epoch's")
     plots.labels(left, title, EPOCH, "l2 norm (nat per unit), median over steps")
@@ -117,7 +139,7 @@ def error(record):
         plots.seeds_over(axis, record.epoch, values, f"{split} set", i)
     if "label_noise" in record.arm:
         noisy = 100 * record["test_error"].sel(arm="label_noise")
-        plots.seeds_over(axis, record.epoch, noisy, "test set, wrong labels in training", 3)
+        plots.seeds_over(axis, record.epoch, noisy, "test set, wrong labels added", 3)
     plots.percent_from_zero(axis)
     last = _median(record["test_error"].sel(arm="main").isel(epoch=-1))
     plots.labels(axis, f"The test error ends at {last:.1%}", EPOCH, "misclassified (%)")
@@ -135,7 +157,7 @@ def loss(record):
         )
     plots.logarithmic(axis)
     first, last = (record["train_loss"].sel(arm="main").isel(epoch=e) for e in (0, -1))
-    title = f"The training loss falls from {_median(first):.2g} to {_median(last):.2g} nat"
+    title = f"The training loss goes from {_median(first):.2g} to {_median(last):.2g} nat"
     plots.labels(axis, title, EPOCH, "mean cross-entropy (nat)")
     made.supxlabel(_seeds(record), fontsize=8)
     return made
@@ -262,7 +284,9 @@ def movement(record):
         plots.seeds_over(right, record.epoch, 100 * record["churn"].sel(arm="main"), "", 2)
         late = _effect(claims.late_churn, record)
         title = f"Late epochs change {late:.2%} of the test predictions"
-        plots.labels(right, title, EPOCH, "predictions changed in the epoch (%)", legend=False)
+        plots.labels(
+            right, title, EPOCH, "predictions changed since the last evaluation (%)", legend=False
+        )
         plots.percent_from_zero(right)
     made.supxlabel(_seeds(record), fontsize=8)
     return made
@@ -318,12 +342,13 @@ def heads(record):
     x = record.frozen_at
     plots.seeds_over(left, x, 100 * record["head_test_error"], "", 0, marker="o")
     gain = _effect(claims.head_gain, record)
-    title = f"Learning the convolution early is worth {100 * gain:.1f} points of test error"
+    title = f"Learning the convolution early changes the test error by {-100 * gain:+.1f} points"
     plots.labels(left, title, "epoch at which the convolution is frozen", "test error (%)")
     plots.seeds_over(right, x, record["feature_similarity"], "", 2, marker="o")
     right.ticklabel_format(axis="y", useOffset=False)
-    early = _median(record["feature_similarity"].sel(frozen_at=claims.early_head(record)))
-    title = f"After epoch {claims.early_head(record)} features have CKA {early:.4f} with the last"
+    first = record.frozen_at.values[0]
+    early = _median(record["feature_similarity"].isel(frozen_at=0))
+    title = f"After epoch {first} features have CKA {early:.4f} with the last"
     plots.labels(right, title, "epoch at which the convolution is frozen", "linear CKA")
     made.supxlabel(_seeds(record), fontsize=8)
     return made

@@ -78,7 +78,11 @@ def assemble(config, data, seeds, rows):
     variables["diverged_step"] = (
         ("seed", "arm"),
         np.stack([_first_bad(arms[arm], losses[i]) for i, arm in enumerate(arms)], 1),
-        {"units": "1", "long_name": "first step with a loss that is not finite; -1: none"},
+        {
+            "units": "1",
+            "long_name": "first step with a loss, or at the end parameters, that are "
+            "not finite; -1: none",
+        },
     )
     coords = {
         "arm": list(arms),
@@ -98,6 +102,7 @@ def assemble(config, data, seeds, rows):
         "data": data.name,
         "train_images": len(data.train.y),
         "batch_size": config.batch_size,
+        "optimizer": config.optimizer,
         "steps_per_epoch": per_epoch,
         "curvature_set": f"{'all' if whole else 'a fixed, stratified'} {size} training images",
         "arms": json.dumps(_descriptions(config, arms)),
@@ -138,9 +143,13 @@ def _variable(dims, values, arms, length, unit, words):
 
 
 def _first_bad(found, losses: np.ndarray) -> np.ndarray:
-    """First step (from 1) whose loss is not finite, of each seed; -1 if all are."""
+    """First step (from 1) whose loss is not finite, of each seed; -1 if all are.
+
+    The last step where only the parameters after it are not.
+    """
     trained = found["loss"][:, 1:].reshape(losses.shape[0], -1).shape[1]
     bad = ~np.isfinite(losses[:, :trained])
+    bad[:, -1] |= found["diverged"][:, -1]
     return np.where(bad.any(1), bad.argmax(1) + 1, -1)
 
 

@@ -112,16 +112,15 @@ def convolutions_of(params) -> jax.Array:
 
 
 def headline(row) -> dict[str, float]:
-    """Medians over seeds for the progress display, of what the row has."""
+    """Medians over the runs that did not diverge, for the progress display."""
     shown = {"train_loss": "loss", "test_error": "error", "full_grad_norm": "gradient norm"}
+    good = ~row["diverged"]
     found = {
-        label: float(np.nanmedian(row[name]))
+        label: float(np.nanmedian(row[name][good]))
         for name, label in shown.items()
-        if name in row and not np.isnan(row[name]).all()
+        if name in row and not np.isnan(row[name][good]).all()
     }
-    if not np.isnan(row["displacement"]).all():  # an epoch of training, not the measurement before
-        found["diverged"] = int((~np.isfinite(row["loss"]).all(1)).sum())
-    return found
+    return found | {"diverged": int(row["diverged"].sum())}
 
 
 class Study:
@@ -242,11 +241,13 @@ class Study:
             root, _ = ravel_pytree(
                 jax.tree.map(jax.lax.rsqrt, optimizers.adam_preconditioner(train.opt_state))
             )
-            # Before the first step the preconditioner is 1: the second eigenvector is the first.
+            # Before the first step there is no preconditioner: nothing is said, and the search is
+            # over at once, as it starts from the plain eigenvector.
             last = measured.preconditioned_top
             start = curvature.warm_start(jnp.where(last.any(), last, top.vector), root * flat)
             pair = largest(lambda u: root * product(root * u), start)
-            pairs["preconditioned_sharpness"] = pair
+            unknown = jnp.where(train.step > 0, 0, jnp.nan)
+            pairs["preconditioned_sharpness"] = pair._replace(value=pair.value + unknown)
             vectors["preconditioned_top"] = pair.vector
         for name, pair in pairs.items():
             row[name] = pair.value
@@ -286,6 +287,11 @@ class Study:
                 with clock("train"):
                     fitted, metrics, moved = jax.block_until_ready(train(fitted, keys, rate, data))
                 row |= metrics._asdict() | {"displacement": moved[0], "distance": moved[1]}
+                # Also where only the last step spoilt the parameters.
+                row["diverged"] = ~np.isfinite(moved[0]) | ~np.isfinite(metrics.loss).all(1)
+            elif arm is self.main and self.config.taylor_every and self.config.measure_cost:
+                for line in self._cost_of_taylor(arm, data):
+                    self.host.log(line)
             splits = {"tune": self.tune, "test": self.test}
             if due(arm.gradient_every):
                 with clock("full-batch gradient and its noise"):
@@ -309,9 +315,6 @@ class Study:
                 row["convolutions"] = convolutions_of(fitted.params)
             return State(fitted, measured), row
 
-        if arm is self.main and self.config.taylor_every and self.config.measure_cost:
-            for line in self._cost_of_taylor(arm, data):
-                self.host.log(line)
         rows = run_stage(
             self.host, arm.name, arm.epochs + 1, lambda: start(keys, rate), advance, headline
         )
@@ -337,7 +340,8 @@ class Study:
             return row
 
         shapes = jax.eval_shape(everything, state, self.keys[0], data, self.subset)
-        return {k: np.full((slots, *v.shape), np.nan, np.float32) for k, v in shapes.items()}
+        blank = {k: np.full((slots, *v.shape), np.nan, np.float32) for k, v in shapes.items()}
+        return blank | {"diverged": np.zeros(slots, bool)}
 
     def _cost_of_taylor(self, arm: Arm, data):
         """What the Taylor budget adds to a bare step: both in turn, a few steps of a few seeds."""
@@ -376,7 +380,8 @@ class Study:
         images = self.test[0][:CKA_IMAGES]
 
         def head_of(frozen, last, key, data, test):
-            shapes = self.init_params(key)
+            # Another head than the one the convolution grew up with.
+            shapes = self.init_params(jax.random.fold_in(key, 1))
             head = {"head": shapes.pop("head")}
             _, unravel = ravel_pytree(shapes)
             join = lambda convolutions, h: {**unravel(convolutions), **h}  # noqa: E731

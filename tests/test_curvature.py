@@ -196,6 +196,16 @@ def test_float32_finds_no_copies_and_no_value_beyond_the_spectrum():
     assert largest(matrix, start_of(62).astype(np.float32), 1e-2, 62)[0].products <= 6
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_the_scale_of_the_matrix_does_not_matter(scale):
+    matrix = scale * symmetric(np.linspace(-1, 1, 30) ** 3)
+    found, left = largest(matrix.astype(np.float32), start_of(30).astype(np.float32), 1e-2, 30)
+    assert found.products > 3
+    assert found.converged
+    np.testing.assert_allclose(found.value, scale, rtol=1e-3)
+    assert left <= 1.1e-2 * scale
+
+
 @given(
     st.lists(st.floats(-10, 10), min_size=6, max_size=6),
     st.integers(0, 2**20),

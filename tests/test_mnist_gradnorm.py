@@ -17,7 +17,14 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from dlstudy import data, losses, models, sweep
 from dlstudy.claims import judge
-from experiments import cli, console, flagging, mnist_gradnorm, mnist_gradnorm_runs
+from experiments import (
+    cli,
+    console,
+    flagging,
+    mnist_gradnorm,
+    mnist_gradnorm_figures,
+    mnist_gradnorm_runs,
+)
 
 FLAGS = Path(cli.__file__).parent / "flags"
 SEEDS, EPOCHS, STEPS, BATCH, IMAGES = 3, 2, 8, 16, 128
@@ -163,7 +170,7 @@ def test_what_is_measured_where(record):
         "displacement": dict.fromkeys(ARMS, (1, 2)),
         "full_grad_norm": {"main": (0, 1, 2), "label_noise": (0, 2)},
         "sharpness": {"main": (0, 1, 2)},
-        "preconditioned_sharpness": {"main": (0, 1, 2)},
+        "preconditioned_sharpness": {"main": (1, 2)},  # Adam has none before its first step
     }
     for name, arms in epochs.items():
         for arm in ARMS:
@@ -335,11 +342,17 @@ EPOCH_ARRAYS = [name for name, dims in DIMS.items() if "epoch" in dims]
 
 
 def diverged_at(record, step, seeds, arms=("main",)):
-    """As if these seeds had no number in these arms from `step` on."""
+    """As if the parameters of these seeds had been NaN in these arms from `step` on.
+
+    The classes of NaN logits are still compared: errors and churn are finite, and worthless.
+    """
     epoch = (step - 1) // STEPS + 1
     lost = record.seed.isin(seeds) & record.arm.isin(arms)
     found = {n: record[n].where(~(lost & (record.step >= step))) for n in STEP_ARRAYS}
-    found |= {n: record[n].where(~(lost & (record.epoch >= epoch))) for n in EPOCH_ARRAYS}
+    worthless = {"churn": 0.0, "train_error": 0.9, "tune_error": 0.9, "test_error": 0.9}
+    for name in EPOCH_ARRAYS:
+        gone = ~(lost & (record.epoch >= epoch))
+        found[name] = record[name].where(gone, worthless.get(name, np.nan))
     diverged = record["diverged_step"].where(~lost, step).transpose("seed", "arm")
     return record.assign(found | {"diverged_step": diverged})
 
@@ -390,6 +403,43 @@ def test_figures_and_verdicts_of_a_record_with_gaps(gap, record):
     assert len(judge(mnist_gradnorm.CLAIMS, found)) == 32
     names = [name for name, _ in mnist_gradnorm.figures(found)]
     assert "gradient_norms" in names
+
+
+def test_a_diverged_run_is_in_no_figure_and_named(record):
+    found = diverged_at(record, 3, [1])
+    masked = mnist_gradnorm_figures.without_diverged(found)
+    assert masked.attrs["left_out"] == "1 of main"
+    for name, values in masked.items():
+        if "seed" in values.dims and name != "diverged_step":
+            own = values.sel(arm="main", seed=1) if "arm" in values.dims else values.sel(seed=1)
+            assert np.isnan(own).all(), name
+            assert values.dims == record[name].dims
+    np.testing.assert_array_equal(
+        masked["test_error"].sel(seed=[0, 2]), record["test_error"].sel(seed=[0, 2])
+    )
+    error = dict(mnist_gradnorm.figures(found))["error"]
+    assert "left out, as diverged: seed 1 of main" in error.get_supxlabel()
+    clean = dict(mnist_gradnorm.figures(record))["error"]
+    assert "diverged" not in clean.get_supxlabel()
+
+
+def test_the_headline_counts_diverged_runs_and_leaves_them_out():
+    row = {
+        "test_error": np.array([0.1, 0.3, 0.9]),
+        "train_loss": np.array([1.0, 3.0, np.nan]),
+        "diverged": np.array([False, False, True]),
+    }
+    shown = mnist_gradnorm_runs.headline(row)
+    assert shown == {"loss": 2.0, "error": 0.2, "diverged": 1}
+    row["diverged"][:] = True
+    assert mnist_gradnorm_runs.headline(row) == {"diverged": 3}
+
+
+def test_heads_are_drawn_without_an_early_one(record):
+    found = record.sel(frozen_at=[2])
+    assert "heads" in dict(mnist_gradnorm.figures(found))
+    verdicts = {v.id: v for v in judge(mnist_gradnorm.CLAIMS, found)}
+    assert verdicts["5.3d"].verdict == "inconclusive"
 
 
 # --- settings

@@ -182,7 +182,7 @@ def test_verdicts_of_the_whole_ledger(record):
         assert found[claim_id].verdict == expected, found[claim_id].reason
     assert found["5.1"].verdict == "supported"
     assert found["5.2"].verdict == "conditional"
-    assert found["5.2a"].condition == "holds with wrong labels, fails with clean labels"
+    assert found["5.2a"].condition == "holds with wrong labels added, fails in the main arm"
     assert found["5.4b"].verdict == "refuted"
     assert found["5.4b"].reason == "decided by 5.4b3, 5.4b4"
 
@@ -197,6 +197,47 @@ def test_a_seed_does_not_depend_on_the_others(claim_id, record):
     for seed in (0, 7):
         alone = value(claim_id, noisy.isel(seed=[seed]))
         np.testing.assert_allclose(alone, together[[seed]], rtol=1e-5)
+
+
+# --- records that do not hold what a claim compares
+
+
+def only_one_epoch(record):
+    return record.isel(epoch=slice(2), step=slice(STEPS))
+
+
+def not_after_the_first(name):
+    return lambda record: record.assign({name: record[name].where(record.epoch != 1)})
+
+
+@pytest.mark.parametrize(
+    ("claim_id", "change", "words"),
+    [
+        ("5.2a", only_one_epoch, "no late epoch"),
+        ("5.2b", only_one_epoch, "no late epoch"),
+        ("5.3c1", only_one_epoch, "no late epoch"),
+        ("5.2b", not_after_the_first("full_grad_norm"), "not measured after the first epoch"),
+        ("5.4b1", not_after_the_first("gradient_curvature"), "not measured after the first epoch"),
+        ("5.3c2", not_after_the_first("churn"), None),
+        ("5.3c2", lambda r: r.assign(churn=r["churn"].where(r.epoch % 2 == 0)), "every epoch"),
+        ("5.3b1", lambda r: r.assign_attrs(optimizer="sgd"), "sgd, not Adam"),
+        ("5.3d1", lambda r: r.isel(frozen_at=[0, 3]), "--head_at"),
+    ],
+)
+def test_a_claim_is_not_judged_on_what_was_not_measured(claim_id, change, words, record):
+    found = verdict(claim_id, change(record))
+    if words is None:
+        assert found.verdict == "refuted"
+    else:
+        assert found.verdict == "inconclusive"
+        assert words in found.reason
+
+
+def test_what_ends_above_its_start_has_not_settled(record):
+    rose = 2 - record["train_loss"].sel(arm="main") + record.epoch % 2
+    values = record["train_loss"].where(record.arm != "main", rose)
+    found = record.assign(train_loss=values.transpose(*record["train_loss"].dims))
+    assert verdict("5.1c", found).verdict == "refuted"
 
 
 # --- a wrong statistic, a wrong record
