@@ -273,6 +273,26 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     assert not everything_in(tmp_path)
 
 
+def test_a_dry_run_plans_what_would_run(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "available_cpus", lambda: 64)
+    for arguments, plan in {
+        ("--num_seeds=20",): "20 seeds x 4 epochs on 10 devices",
+        ("--num_seeds=20", "--devices=3"): "20 seeds x 4 epochs on 3 devices",
+        # The layout of one seed is that which it has among the others.
+        ("--num_seeds=20", "--only_seed=7"): "1 seeds x 4 epochs on 10 devices",
+    }.items():
+        assert run("--dry_run", *arguments) == 0
+        assert f"plain: {plan}\n" in capsys.readouterr().out
+
+
+def test_a_dry_run_of_a_run_plans_its_layout(copied, capsys):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["layout"]["devices"] = 7
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    assert run("--dry_run", f"--run_dir={copied}") == 0
+    assert "on 7 devices" in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------------------- a finished run
 
 
@@ -445,6 +465,29 @@ def test_another_layout_is_refused_unless_allowed(asked, changes, message):
     assert "--allow_layout_change" in str(caught.value)
     if asked.get("devices") != 999:
         assert devices.start_jax(asked, stored, True) == stored_layout(**asked)
+
+
+@pytest.mark.parametrize(
+    ("available", "seeds", "devices"),
+    [(64, 20, 10), (2, 20, 2), (4, 1, 1), (4, 3, 1), (4, None, 4)],
+)
+def test_no_more_devices_than_half_of_the_seeds(available, seeds, devices, monkeypatch):
+    import jax
+
+    assert cli.default_devices(available, seeds) == devices
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1] * available)
+    assert start_with(seeds, {})["devices"] == devices
+    assert start_with(seeds, {"devices": available})["devices"] == available  # as asked for
+    # A run begun with all devices goes on with them.
+    assert devices_of_resumed(seeds, available) == available
+
+
+def start_with(seeds, asked):
+    return devices.start_jax(asked, {}, False, seeds)
+
+
+def devices_of_resumed(seeds, number):
+    return devices.start_jax({}, stored_layout(devices=number), False, seeds)["devices"]
 
 
 def test_the_stored_layout_is_used_again():
