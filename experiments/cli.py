@@ -19,6 +19,7 @@ import errno
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -150,7 +151,23 @@ def command(module: ModuleType, *arguments: str) -> str:
     """How to start this experiment from a shell."""
     spec = getattr(module, "__spec__", None)
     program = ["-m", spec.name] if spec else [sys.argv[0]]
-    return shlex.join(["python", *program, *arguments])
+    return shlex.join([_python(), *program, *arguments])
+
+
+def _python() -> str:
+    """How a shell calls this interpreter: by its path, unless `python` is the same one.
+
+    The folder must be the same too: the Python of a virtual environment is a link to another.
+    """
+    found = shutil.which("python")
+    if not sys.executable or (
+        found
+        and os.path.realpath(os.path.dirname(found))
+        == os.path.realpath(os.path.dirname(sys.executable))
+        and os.path.realpath(found) == os.path.realpath(sys.executable)
+    ):
+        return "python"
+    return sys.executable
 
 
 def help_text(module: ModuleType) -> str:
@@ -184,6 +201,8 @@ def read_command(module: ModuleType, arguments: Sequence[str]) -> Job:
     found = records.state_of(path) if path else "absent"
     if found == "other":
         raise UserError(f"--run_dir={path}: exists and is not a run folder; name another one")
+    if options.redraw and not path:
+        raise UserError("--redraw: --run_dir is missing; name the folder of a finished run")
     if options.redraw and found != "run":
         raise UserError(f"--redraw: needs --run_dir=FOLDER of a finished run, not {path}")
     if found == "run":

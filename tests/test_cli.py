@@ -177,6 +177,27 @@ def test_help_imports_nothing_slow():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def a_python_in(folder, target=None):
+    folder.mkdir()
+    path = folder / "python"
+    path.symlink_to(target) if target else (path.touch(), path.chmod(0o755))
+    return path
+
+
+def test_a_command_names_the_interpreter_unless_python_is_it(tmp_path, monkeypatch):
+    base = a_python_in(tmp_path / "base")
+    venv = a_python_in(tmp_path / "my venv", base)
+    (venv.parent / "python3").symlink_to("python")
+    monkeypatch.setattr(sys, "executable", str(venv.parent / "python3"))
+    for path, word in {
+        venv.parent: "python",
+        base.parent: f"'{venv}3'",  # the same file, but another environment
+        tmp_path: f"'{venv}3'",  # no python there
+    }.items():
+        monkeypatch.setenv("PATH", str(path))
+        assert cli.command(toy, "--redraw").startswith(f"{word} -m toy_experiment --redraw")
+
+
 # ---------------------------------------------------------------------------- bad input
 
 
@@ -216,7 +237,8 @@ BAD = {
     "--run_dir=.": "--run_dir=.: exists and is not a run folder; name another one",
     "--run_dir=words/x": "--run_dir=words/x: {here}/words is not a folder",
     "--runs_dir=words": "--runs_dir=words: {here}/words is not a folder",
-    "--redraw": "--redraw: needs --run_dir=FOLDER of a finished run, not None",
+    "--redraw": "--redraw: --run_dir is missing; name the folder of a finished run",
+    "--redraw --run_dir=x": "--redraw: needs --run_dir=FOLDER of a finished run, not x",
 }
 
 
@@ -227,7 +249,7 @@ def test_bad_input_gets_one_line_and_status_2_and_writes_nothing(tmp_path, capsy
     (tmp_path / "nested").write_text("--flagfile=no.txt\n")
     (tmp_path / "words").write_text("steps=3\n")
     before = everything_in(tmp_path)
-    status = run(argument)
+    status = run(*argument.split(" "))
     out, err = capsys.readouterr()
     assert status == 2
     assert err == f"error: {BAD[argument].format(here=tmp_path)}\n"
@@ -262,7 +284,7 @@ def test_a_full_disk_gets_one_line_and_status_3(capsys, monkeypatch):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "No space left on device" in err
-    assert "to go on: python" in err
+    assert f"to go on: {cli.command(toy, '--run_dir=a')}" in err
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
