@@ -6,8 +6,8 @@ An experiment module ends with
         raise SystemExit(cli.main(sys.modules[__name__]))
 
 and has NAME, Config, CLAIMS, load(config), run(config, data, host), figures(record) and
-plan(config, seeds, devices), as README.md says. It may have stages(config), the epochs of each
-stage by name, so that the time left is right from the start.
+plan(config, seeds, devices), as README.md says. It may have stages(config), the units of each
+stage by name (see `console.PlainConsole`), so that the time left is right from the start.
 
 Exit status: 0 finished, whatever the verdicts; 2 bad input, nothing written; 3 something is
 missing or damaged, or the disk is full; 130 interrupted.

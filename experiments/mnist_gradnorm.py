@@ -178,13 +178,13 @@ def load(config: Config):
     return found
 
 
-def stages(config: Config) -> dict[str, int]:
-    """Units of progress of each stage, in order: epochs, and one measurement before the first."""
-    found = {"main": config.epochs + 1}
+def stages(config: Config) -> dict[str, int | range]:
+    """Units of progress of each stage, in order: epochs from 0, a measurement, or heads."""
+    found = {"main": range(config.epochs + 1)}
     if "label_noise" in config.controls:
-        found["label_noise"] = config.epochs + 1
+        found["label_noise"] = range(config.epochs + 1)
     if "rates" in config.controls:
-        found["rates"] = found["capped"] = config.epochs_at_rates + 1
+        found["rates"] = found["capped"] = range(config.epochs_at_rates + 1)
     if "heads" in config.controls:
         found["heads"] = len(config.frozen_at)
     return found

@@ -558,6 +558,52 @@ def test_a_restored_stage_counts_as_done(capsys):
     assert capsys.readouterr().out == "one 4/4\n"
 
 
+def test_a_measurement_before_training_is_epoch_0(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    for make in (console.PlainConsole, console.RichConsole):
+        told = make({"main": range(3), "heads": 2})
+        told.stage("main", 3)
+        assert told.place() == ""
+        said = []
+        for epoch in range(3):
+            told.report({"error": 0.5})
+            said.append(f"main epoch {epoch}/2")
+        if make is console.RichConsole:  # draws over what it drew
+            said = [f"main epoch {epoch}/2"]
+        else:
+            told.stage("heads", 2)
+            told.report({"error": 0.5})
+            said.append("heads 1/2")
+        told.close()
+        out = capsys.readouterr().out
+        assert all(text in out for text in said), out
+
+
+def test_a_stage_of_another_length_than_said_is_counted_as_it_is(capsys):
+    plain = console.PlainConsole({"main": range(3)})
+    plain.stage("main", 2)
+    plain.report({})
+    assert capsys.readouterr().out.startswith("main 1/2")
+
+
+def test_time_left_takes_each_stage_at_its_own_pace(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    plain = console.PlainConsole({"slow": 4, "fast": 4, "last": 4})
+    left = []
+    for name, paces in {"slow": (9, 3, 3, 3), "fast": (2, 1, 1, 1)}.items():
+        plain.stage(name, 4)
+        for seconds in paces:
+            now += seconds
+            plain.report({})
+            left.append(plain.left())
+    assert left[:4] == [11 * 9, 10 * 3, 9 * 3, 8 * 3]
+    # The new stage begins at the average so far, and then has its own pace.
+    assert left[4] == 7 * 3
+    assert left[5] == 2 * 1 + 4 * (3 * 3 + 1) / 4
+    assert left[7] == 4 * (3 * 3 + 3 * 1) / 6
+
+
 def test_the_bar_shows_the_same(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     bar = console.RichConsole({"one": 2, "two": 3})
@@ -568,7 +614,7 @@ def test_the_bar_shows_the_same(capsys, monkeypatch):
     bar.close()
     out = capsys.readouterr().out
     assert "a line [of text]" in out
-    assert "1/5" in out
+    assert "one 1/2" in out
     assert "stopping after this epoch" in out
 
 
