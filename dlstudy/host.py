@@ -48,6 +48,14 @@ class Layout:
     strategy: str = "map"
     seeds_per_program: int = 0
 
+    def slots(self, seeds: int) -> int:
+        """Places for that many seeds: as many on each device, and at least two.
+
+        Places without a seed of their own repeat one. A loop of one turn would be compiled away,
+        and with it the guarantee that a seed run alone repeats its numbers among others to the bit.
+        """
+        return self.devices * max(2, -(-seeds // self.devices))
+
 
 class StageHost(Protocol):
     """One stage: a number of epochs that share one state."""

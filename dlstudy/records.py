@@ -262,6 +262,7 @@ class Console(Protocol):
     def log(self, line: str) -> None: ...
     def stage(self, name: str, epochs: int) -> None: ...
     def restored(self, epoch: int) -> None: ...
+    def place(self) -> str: ...
     def report(self, row: dict[str, float]) -> None: ...
 
 
@@ -298,10 +299,9 @@ class FileStage(StageFiles):
     def restore(self, template):
         restored = super().restore(template)
         if restored:
-            epoch = restored[0]
-            self.host.console.restored(epoch)
-            where = "is done" if restored[1] is None else f"goes on after epoch {epoch}"
-            self.log(f"{self.folder.name} {where} of {self.epochs}")
+            self.host.console.restored(restored[0])
+            after = f"goes on after {self.host.console.place()}"
+            self.log(f"{self.folder.name} {'is done' if restored[1] is None else after}")
         return restored
 
     def report(self, row):

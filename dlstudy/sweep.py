@@ -67,9 +67,7 @@ def over_seeds(function, layout: Layout, *, shared: int = 0, donate: tuple[int, 
     def call(*arguments):
         split = len(arguments) - shared
         seeds = jax.tree.leaves(arguments[0])[0].shape[0]
-        # At least two seeds a device: a loop of one turn is compiled away, and with it the
-        # guarantee that a seed run alone repeats its numbers among others to the bit.
-        slots = layout.devices * max(2, -(-seeds // layout.devices))
+        slots = layout.slots(seeds)
         per_seed = dict(enumerate(arguments[:split]))
         if slots != seeds:
             rows = np.minimum(np.arange(slots), seeds - 1)

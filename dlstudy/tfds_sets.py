@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import os
+import platform
 import shlex
 import subprocess
 import sys
@@ -128,7 +129,12 @@ def _prepare_apart(name: str, data_dir: str | Path | None, manual_dir: str | Pat
 def _without_tensorflow(
     name: str, data_dir: str | Path | None, manual_dir: str | Path | None
 ) -> str:
-    install = shlex.join([sys.executable, "-m", "pip", "install", "-r", "requirements-tfds.txt"])
+    # The list lies beside the package in a checkout, not where pip has installed it.
+    listed = Path(__file__).resolve().parents[1] / "requirements-tfds.txt"
+    cpu_only = sys.platform == "linux" and platform.machine() == "x86_64"
+    package = "tensorflow-cpu" if cpu_only else "tensorflow"
+    what = ["-r", str(listed)] if listed.is_file() else [package]
+    install = shlex.join([sys.executable, "-m", "pip", "install", *what])
     return (
         f"--data={name}: not prepared in {_root(data_dir)}, and preparing it needs TensorFlow; "
         f"run: {install} && {_command(name, data_dir, manual_dir)}"

@@ -6,8 +6,8 @@ An experiment module ends with
         raise SystemExit(cli.main(sys.modules[__name__]))
 
 and has NAME, Config, CLAIMS, load(config), run(config, data, host), figures(record) and
-plan(config), as README.md says. It may have stages(config), the epochs of each stage by name, so
-that the time left is right from the start.
+plan(config, seeds, devices), as README.md says. It may have stages(config), the units of each
+stage by name (see `console.PlainConsole`), so that the time left is right from the start.
 
 Exit status: 0 finished, whatever the verdicts; 2 bad input, nothing written; 3 something is
 missing or damaged, or the disk is full; 130 interrupted.
@@ -19,6 +19,7 @@ import errno
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,13 @@ from dlstudy.host import Interrupted, Layout
 from experiments import console as consoles
 from experiments import flagging
 from experiments.conclusion import conclude
-from experiments.devices import cache_folder, start_jax, use_compilation_cache
+from experiments.devices import (
+    available_cpus,
+    cache_folder,
+    default_devices,
+    start_jax,
+    use_compilation_cache,
+)
 from experiments.flagging import setting
 
 __all__ = ["main", "setting"]
@@ -57,7 +64,11 @@ class Options:
     redraw: bool = setting(
         False, "figures and verdicts again, from the record in --run_dir; no training", local=True
     )
-    devices: int = setting(0, "devices that share the seeds; 0: all, on a CPU one a core", low=0)
+    devices: int = setting(
+        0,
+        "devices that share the seeds, on a CPU its cores; 0: all that get two seeds or more",
+        low=0,
+    )
     strategy: str = setting(
         "auto",
         "seeds of one device one after another (map) or as one batch (vmap); auto: map on "
@@ -140,7 +151,23 @@ def command(module: ModuleType, *arguments: str) -> str:
     """How to start this experiment from a shell."""
     spec = getattr(module, "__spec__", None)
     program = ["-m", spec.name] if spec else [sys.argv[0]]
-    return shlex.join(["python", *program, *arguments])
+    return shlex.join([_python(), *program, *arguments])
+
+
+def _python() -> str:
+    """How a shell calls this interpreter: by its path, unless `python` is the same one.
+
+    The folder must be the same too: the Python of a virtual environment is a link to another.
+    """
+    found = shutil.which("python")
+    if not sys.executable or (
+        found
+        and os.path.realpath(os.path.dirname(found))
+        == os.path.realpath(os.path.dirname(sys.executable))
+        and os.path.realpath(found) == os.path.realpath(sys.executable)
+    ):
+        return "python"
+    return sys.executable
 
 
 def help_text(module: ModuleType) -> str:
@@ -174,6 +201,8 @@ def read_command(module: ModuleType, arguments: Sequence[str]) -> Job:
     found = records.state_of(path) if path else "absent"
     if found == "other":
         raise UserError(f"--run_dir={path}: exists and is not a run folder; name another one")
+    if options.redraw and not path:
+        raise UserError("--redraw: --run_dir is missing; name the folder of a finished run")
     if options.redraw and found != "run":
         raise UserError(f"--redraw: needs --run_dir=FOLDER of a finished run, not {path}")
     if found == "run":
@@ -234,7 +263,13 @@ def _check_writable(path: Path, flag: str) -> None:
 
 
 def dry_run(job: Job) -> int:
-    for line in job.module.plan(job.config):
+    whole = getattr(job.config, "num_seeds", None)
+    seeds = whole if job.only_seed is None else 1
+    # As `start_jax` settles it for a CPU; jax itself is not started for a forecast.
+    stored = records.read_manifest(job.path)["layout"] if job.found == "run" else {}
+    devices = job.layout.get("devices") or stored.get("devices")
+    devices = devices or default_devices(available_cpus(), whole)
+    for line in job.module.plan(job.config, seeds, devices):
         print(line)
     where = job.path or Path(job.options.runs_dir) / job.module.NAME / "<UTC time>"
     print(f"run folder: {where}; nothing was written")
@@ -323,7 +358,8 @@ def _new_folder(job: Job) -> Iterator[records.RunFolder]:
 
 def _start_jax(job: Job, stored: dict[str, Any]) -> dict[str, Any]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    layout = start_jax(job.layout, stored, job.options.allow_layout_change)
+    seeds = getattr(job.config, "num_seeds", None)
+    layout = start_jax(job.layout, stored, job.options.allow_layout_change, seeds)
     use_compilation_cache(job.options.compilation_cache_dir)
     return layout
 

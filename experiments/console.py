@@ -36,18 +36,20 @@ def format_seconds(seconds: float) -> str:
 
 
 class PlainConsole:
-    """Counts epochs over all stages and prints one line each, without control characters.
+    """Counts units over all stages and prints one line each, without control characters.
 
     Args:
-        stages: epochs of each stage by name, as far as known; stages that come as a surprise
-            are added when they begin.
+        stages: units of each stage by name, as far as known; stages that come as a surprise
+            are added when they begin. A number, or the epochs that the units are: range(6) for
+            a measurement before training (epoch 0) and five epochs.
     """
 
-    def __init__(self, stages: Mapping[str, int]):
-        self.stages = dict(stages)
+    def __init__(self, stages: Mapping[str, int | range]):
+        self.epochs = {name: units for name, units in stages.items() if isinstance(units, range)}
+        self.stages = {n: u if isinstance(u, int) else len(u) for n, u in stages.items()}
         self.done: dict[str, int] = {}
         self.current = ""
-        self.seconds: list[float] = []  # per epoch of the current stage, in this process
+        self.seconds: dict[str, list[float]] = {}  # of each unit by stage, in this process
         self.clock = time.monotonic()
 
     def log(self, line: str) -> None:
@@ -66,8 +68,10 @@ class PlainConsole:
             self.log(line.rstrip())
 
     def stage(self, name: str, epochs: int) -> None:
-        self.current, self.seconds = name, []
+        self.current, self.seconds[name] = name, []
         self.stages[name], self.done[name] = epochs, 0
+        if len(self.epochs.get(name, ())) != epochs:
+            self.epochs.pop(name, None)
         self.clock = time.monotonic()
 
     def restored(self, epoch: int) -> None:
@@ -75,26 +79,42 @@ class PlainConsole:
 
     def report(self, row: Mapping[str, float]) -> None:
         now = time.monotonic()
-        self.seconds.append(now - self.clock)
+        self.seconds[self.current].append(now - self.clock)
         self.clock = now
         self.done[self.current] += 1
         self.draw(format_row(row))
 
     def left(self) -> float:
-        """Seconds until all stages are done; the first epoch of a stage, which compiles, counts
-        only as long as there is no other."""
-        if not self.seconds:
+        """Seconds until all stages are done.
+
+        The current stage goes on at its own pace, the others take what a unit took on average so
+        far. The first unit of a stage, which compiles, counts only as long as there is no other.
+        """
+        own = self.seconds[self.current][1:]
+        settled = [s for seconds in self.seconds.values() for s in seconds[1:]]
+        first = [s for seconds in self.seconds.values() for s in seconds[:1]]
+        if not first:
             return math.nan
-        remaining = sum(self.stages.values()) - sum(self.done.values())
-        return remaining * statistics.median(self.seconds[1:] or self.seconds)
+        average = statistics.fmean(settled or first)
+        pace = statistics.median(own) if own else average
+        here = self.stages[self.current] - self.done[self.current]
+        later = sum(self.stages.values()) - sum(self.done.values()) - here
+        return here * pace + later * average
 
     def left_text(self) -> str:
         left = self.left()
         return f"{format_seconds(left)} left" if left > 0 else ""
 
+    def place(self) -> str:
+        """The last unit done of the current stage and the number of them; "" before the first."""
+        done, units = self.done[self.current], self.stages[self.current]
+        if not done:
+            return ""
+        epochs = self.epochs.get(self.current)
+        return f"epoch {epochs[done - 1]}/{epochs[-1]}" if epochs else f"{done}/{units}"
+
     def draw(self, text: str) -> None:
-        done, epochs = self.done[self.current], self.stages[self.current]
-        line = f"{self.current} {done}/{epochs}  {text}  {self.left_text()}"
+        line = f"{self.current} {self.place()}  {text}  {self.left_text()}"
         print(line.rstrip(), flush=True)
 
     def stopping(self) -> None:
@@ -109,7 +129,7 @@ class PlainConsole:
 class RichConsole(PlainConsole):
     """The same with a progress bar."""
 
-    def __init__(self, stages: Mapping[str, int]):
+    def __init__(self, stages: Mapping[str, int | range]):
         from rich import progress, table
 
         super().__init__(stages)
@@ -119,7 +139,6 @@ class RichConsole(PlainConsole):
         self.bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(bar_width=20),
-            progress.TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             text,
             progress.TextColumn("{task.fields[left]}"),
             refresh_per_second=2,
@@ -145,7 +164,7 @@ class RichConsole(PlainConsole):
     def draw(self, text: str) -> None:
         self.bar.update(
             self.task,
-            description=self.current,
+            description=f"{self.current} {self.place()}".rstrip(),
             total=sum(self.stages.values()),
             completed=sum(self.done.values()),
             row=text,

@@ -21,13 +21,25 @@ def available_cpus() -> int:
     return max(1, cpus)
 
 
-def start_jax(asked: dict[str, Any], stored: dict[str, Any], allow_change: bool) -> dict[str, Any]:
+def default_devices(available: int, seeds: int | None) -> int:
+    """How many of the available devices share the seeds: two seeds or more on each.
+
+    With fewer, a device would fill its second place with a repetition (see `Layout.slots`).
+    """
+    return available if seeds is None else min(available, max(1, seeds // 2))
+
+
+def start_jax(
+    asked: dict[str, Any], stored: dict[str, Any], allow_change: bool, seeds: int | None = None
+) -> dict[str, Any]:
     """Starts jax and settles the layout; call it before anything else uses jax.
 
     Args:
         asked: what the user gave of "devices", "strategy" and "seeds_per_program".
         stored: what this function returned when the run was begun; {} for a new run.
         allow_change: take a new layout if it differs from the stored one.
+        seeds: of the whole experiment, even when one of them is run alone: it must meet the
+            layout it has among the others. None: not known, then all devices are used.
 
     Returns:
         The fields of a `Layout`, "platform" (cpu, gpu, tpu) and "device" (its model).
@@ -42,7 +54,7 @@ def start_jax(asked: dict[str, Any], stored: dict[str, Any], allow_change: bool)
                 raise UserError(_refused(f"--{name}={value}", name, stored[name]))
     base = {} if allow_change else stored
     wanted = asked.get("devices") or base.get("devices") or 0
-    _configure_cpu(wanted or available_cpus())
+    _configure_cpu(wanted or default_devices(available_cpus(), seeds))
 
     import jax
 
@@ -54,7 +66,8 @@ def start_jax(asked: dict[str, Any], stored: dict[str, Any], allow_change: bool)
     if wanted > len(devices):
         message = f"--devices={wanted}: must be at most {len(devices)}, the {platform} devices here"
         raise UserError(_refused(message, "devices", wanted) if base else message)
-    default = Layout(wanted or len(devices), "map" if platform == "cpu" else "vmap", 0)
+    number = wanted or default_devices(len(devices), seeds)
+    default = Layout(number, "map" if platform == "cpu" else "vmap", 0)
     known = {name: base[name] for name in ("strategy", "seeds_per_program") if base}
     layout = {**dataclasses.asdict(default), **known, **asked}
     return {**layout, "platform": platform, "device": device}

@@ -19,6 +19,7 @@ import sys
 
 from dlstudy.errors import UserError
 from experiments import cli
+from experiments import mnist_gradnorm_plan as plans
 from experiments.cli import setting
 from experiments.mnist_gradnorm_claims import CLAIMS
 from experiments.mnist_gradnorm_figures import figures
@@ -73,7 +74,11 @@ class Config:
         1, "g'Hg, largest eigenvalue, the same preconditioned; 0: off", "epochs", low=0
     )
     curvature_size: int = setting(
-        512, "curvature on a fixed stratified subset of this size; 0: all", "images", low=0
+        512,
+        "curvature on a fixed stratified subset of this size, the default of no more than there "
+        "are; 0: all",
+        "images",
+        low=0,
     )
     curvature_tolerance: float = setting(
         0.01, "residual over eigenvalue at which Lanczos stops", low=0, low_open=True, high=1
@@ -122,6 +127,10 @@ class Config:
         """Epochs at which new heads start: those asked for, up to the last, which is always in."""
         return tuple(sorted({e for e in self.head_at if e < self.epochs} | {self.epochs}))
 
+    def curvature_images(self, train: int) -> int:
+        """Images for the curvature, of `train` training images."""
+        return min(self.curvature_size or train, train)
+
     def check(self):
         layers = 1 if self.network == "one_conv" else 2
         if self.widths and len(self.widths) != layers:
@@ -134,10 +143,26 @@ class Config:
                 raise UserError(f"--{name}={','.join(map(str, values))}: must not repeat a value")
         if "rates" in self.controls and not self.rates:
             raise UserError("--rates=: must name at least one rate, or leave it out of --controls")
+        self._check_sizes()
+
+    def _check_sizes(self):
+        """Checks what depends on the number of training images, which is known without them."""
+        whole = plans.sizes(self.data).train
+        train = self.train_size or whole
+        limits = {"train_size": whole, "batch_size": train}
+        # The default is nobody's wish: it gives way, see `curvature_images`.
+        if self.curvature_size != type(self).curvature_size:
+            limits["curvature_size"] = train
+        for name, limit in limits.items():
+            if getattr(self, name) > limit:
+                raise UserError(
+                    f"--{name}={getattr(self, name)}: must be at most {limit}, the training "
+                    f"images of {self.data}" + " with this --train_size" * (limit < whole)
+                )
 
 
 def load(config: Config):
-    """The data set, checked against the settings that depend on its size."""
+    """The data set."""
     from dlstudy import data
 
     found = data.load(
@@ -148,24 +173,18 @@ def load(config: Config):
         tfds_data_dir=config.tfds_data_dir or None,
         tfds_manual_dir=config.tfds_manual_dir or None,
     )
-    for name in ("batch_size", "curvature_size"):
-        if getattr(config, name) > len(found.train.y):
-            raise UserError(
-                f"--{name}={getattr(config, name)}: must be at most {len(found.train.y)}, the "
-                f"training images of {config.data}"
-            )
     if config.network == "two_conv" and min(found.train.x.shape[1:3]) < 4:
         raise UserError(f"--network=two_conv: images of {config.data} are too small to pool twice")
     return found
 
 
-def stages(config: Config) -> dict[str, int]:
-    """Units of progress of each stage, in order: epochs, and one measurement before the first."""
-    found = {"main": config.epochs + 1}
+def stages(config: Config) -> dict[str, int | range]:
+    """Units of progress of each stage, in order: epochs from 0, a measurement, or heads."""
+    found = {"main": range(config.epochs + 1)}
     if "label_noise" in config.controls:
-        found["label_noise"] = config.epochs + 1
+        found["label_noise"] = range(config.epochs + 1)
     if "rates" in config.controls:
-        found["rates"] = found["capped"] = config.epochs_at_rates + 1
+        found["rates"] = found["capped"] = range(config.epochs_at_rates + 1)
     if "heads" in config.controls:
         found["heads"] = len(config.frozen_at)
     return found
@@ -175,14 +194,13 @@ def run(config: Config, data, host):
     """Trains and measures every arm; see `mnist_gradnorm_runs`. Returns the record."""
     from experiments import mnist_gradnorm_runs
 
-    return mnist_gradnorm_runs.run(config, data, host)
+    size = config.curvature_images(len(data.train.y))
+    return mnist_gradnorm_runs.run(dataclasses.replace(config, curvature_size=size), data, host)
 
 
-def plan(config: Config) -> list[str]:
+def plan(config: Config, seeds: int, devices: int) -> list[str]:
     """What a run would do, how long and in how much memory: lines for --dry_run."""
-    from experiments import mnist_gradnorm_plan
-
-    return mnist_gradnorm_plan.plan(config)
+    return plans.plan(config, seeds, devices)
 
 
 if __name__ == "__main__":

@@ -569,6 +569,33 @@ def test_the_table_tells_verdicts_apart_without_colour(width):
     assert "effect" in draw([], width)
 
 
+def test_the_table_shows_the_p_of_the_verdict_beside_the_adjusted_one():
+    claims = [claim(id=str(i), threshold=float(np.log10(2))) for i in range(26)]
+    drawn = draw(judge(claims, record(np.arange(1.0, 9.0))), 80)
+    assert drawn.count("p = 0.0039") == drawn.count("Holm = 0.1") == 26
+    assert "own row's test, unadjusted" in " ".join(drawn.split())
+    assert drawn.count("> 0.301 ") == 26  # three digits, as everywhere
+    assert "0.3010" not in drawn
+
+
+def test_the_table_says_what_support_takes_unless_the_claim_is_refuted():
+    x = np.arange(1.0, 9.0)
+    drawn = draw(judge([claim(id="1", threshold=30.0)], record(x)), 80)
+    assert "0 of 8" in drawn
+    assert "refuted" in drawn
+    assert "needs" not in drawn
+    few = [claim("proportion", id="1", threshold=0.9)]
+    assert "too few" not in draw(judge(few, record(np.zeros(8))), 80)  # refuted all the same
+    assert "needs 8" in draw(judge([claim(id="1")], record(x)), 80)
+    assert "too few" in draw(judge([claim(id="1")], record(x[:4])), 80)
+
+
+def test_reasons_name_thresholds_with_three_digits():
+    threshold = float(np.log10(2))
+    assert "above 0.301 nats" in verdict_of(claim(threshold=threshold), np.ones(8)).reason
+    assert "least 0.301 nats" in verdict_of(claim("exact", threshold=threshold), np.ones(8)).reason
+
+
 def test_importing_the_rules_imports_nothing_heavy():
     code = (
         "import sys, dlstudy.claims, dlstudy.stats\n"

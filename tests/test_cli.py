@@ -177,6 +177,27 @@ def test_help_imports_nothing_slow():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def a_python_in(folder, target=None):
+    folder.mkdir()
+    path = folder / "python"
+    path.symlink_to(target) if target else (path.touch(), path.chmod(0o755))
+    return path
+
+
+def test_a_command_names_the_interpreter_unless_python_is_it(tmp_path, monkeypatch):
+    base = a_python_in(tmp_path / "base")
+    venv = a_python_in(tmp_path / "my venv", base)
+    (venv.parent / "python3").symlink_to("python")
+    monkeypatch.setattr(sys, "executable", str(venv.parent / "python3"))
+    for path, word in {
+        venv.parent: "python",
+        base.parent: f"'{venv}3'",  # the same file, but another environment
+        tmp_path: f"'{venv}3'",  # no python there
+    }.items():
+        monkeypatch.setenv("PATH", str(path))
+        assert cli.command(toy, "--redraw").startswith(f"{word} -m toy_experiment --redraw")
+
+
 # ---------------------------------------------------------------------------- bad input
 
 
@@ -216,7 +237,8 @@ BAD = {
     "--run_dir=.": "--run_dir=.: exists and is not a run folder; name another one",
     "--run_dir=words/x": "--run_dir=words/x: {here}/words is not a folder",
     "--runs_dir=words": "--runs_dir=words: {here}/words is not a folder",
-    "--redraw": "--redraw: needs --run_dir=FOLDER of a finished run, not None",
+    "--redraw": "--redraw: --run_dir is missing; name the folder of a finished run",
+    "--redraw --run_dir=x": "--redraw: needs --run_dir=FOLDER of a finished run, not x",
 }
 
 
@@ -227,7 +249,7 @@ def test_bad_input_gets_one_line_and_status_2_and_writes_nothing(tmp_path, capsy
     (tmp_path / "nested").write_text("--flagfile=no.txt\n")
     (tmp_path / "words").write_text("steps=3\n")
     before = everything_in(tmp_path)
-    status = run(argument)
+    status = run(*argument.split(" "))
     out, err = capsys.readouterr()
     assert status == 2
     assert err == f"error: {BAD[argument].format(here=tmp_path)}\n"
@@ -262,7 +284,7 @@ def test_a_full_disk_gets_one_line_and_status_3(capsys, monkeypatch):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "No space left on device" in err
-    assert "to go on: python" in err
+    assert f"to go on: {cli.command(toy, '--run_dir=a')}" in err
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
@@ -271,6 +293,26 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     assert "plain: 5 seeds x 4 epochs" in out
     assert "nothing was written" in out
     assert not everything_in(tmp_path)
+
+
+def test_a_dry_run_plans_what_would_run(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "available_cpus", lambda: 64)
+    for arguments, plan in {
+        ("--num_seeds=20",): "20 seeds x 4 epochs on 10 devices",
+        ("--num_seeds=20", "--devices=3"): "20 seeds x 4 epochs on 3 devices",
+        # The layout of one seed is that which it has among the others.
+        ("--num_seeds=20", "--only_seed=7"): "1 seeds x 4 epochs on 10 devices",
+    }.items():
+        assert run("--dry_run", *arguments) == 0
+        assert f"plain: {plan}\n" in capsys.readouterr().out
+
+
+def test_a_dry_run_of_a_run_plans_its_layout(copied, capsys):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["layout"]["devices"] = 7
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    assert run("--dry_run", f"--run_dir={copied}") == 0
+    assert "on 7 devices" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------- a finished run
@@ -447,6 +489,29 @@ def test_another_layout_is_refused_unless_allowed(asked, changes, message):
         assert devices.start_jax(asked, stored, True) == stored_layout(**asked)
 
 
+@pytest.mark.parametrize(
+    ("available", "seeds", "devices"),
+    [(64, 20, 10), (2, 20, 2), (4, 1, 1), (4, 3, 1), (4, None, 4)],
+)
+def test_no_more_devices_than_half_of_the_seeds(available, seeds, devices, monkeypatch):
+    import jax
+
+    assert cli.default_devices(available, seeds) == devices
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1] * available)
+    assert start_with(seeds, {})["devices"] == devices
+    assert start_with(seeds, {"devices": available})["devices"] == available  # as asked for
+    # A run begun with all devices goes on with them.
+    assert devices_of_resumed(seeds, available) == available
+
+
+def start_with(seeds, asked):
+    return devices.start_jax(asked, {}, False, seeds)
+
+
+def devices_of_resumed(seeds, number):
+    return devices.start_jax({}, stored_layout(devices=number), False, seeds)["devices"]
+
+
 def test_the_stored_layout_is_used_again():
     stored = stored_layout(devices=1, strategy="vmap", seeds_per_program=7)
     assert devices.start_jax({}, stored, False) == stored
@@ -493,6 +558,52 @@ def test_a_restored_stage_counts_as_done(capsys):
     assert capsys.readouterr().out == "one 4/4\n"
 
 
+def test_a_measurement_before_training_is_epoch_0(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    for make in (console.PlainConsole, console.RichConsole):
+        told = make({"main": range(3), "heads": 2})
+        told.stage("main", 3)
+        assert told.place() == ""
+        said = []
+        for epoch in range(3):
+            told.report({"error": 0.5})
+            said.append(f"main epoch {epoch}/2")
+        if make is console.RichConsole:  # draws over what it drew
+            said = [f"main epoch {epoch}/2"]
+        else:
+            told.stage("heads", 2)
+            told.report({"error": 0.5})
+            said.append("heads 1/2")
+        told.close()
+        out = capsys.readouterr().out
+        assert all(text in out for text in said), out
+
+
+def test_a_stage_of_another_length_than_said_is_counted_as_it_is(capsys):
+    plain = console.PlainConsole({"main": range(3)})
+    plain.stage("main", 2)
+    plain.report({})
+    assert capsys.readouterr().out.startswith("main 1/2")
+
+
+def test_time_left_takes_each_stage_at_its_own_pace(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    plain = console.PlainConsole({"slow": 4, "fast": 4, "last": 4})
+    left = []
+    for name, paces in {"slow": (9, 3, 3, 3), "fast": (2, 1, 1, 1)}.items():
+        plain.stage(name, 4)
+        for seconds in paces:
+            now += seconds
+            plain.report({})
+            left.append(plain.left())
+    assert left[:4] == [11 * 9, 10 * 3, 9 * 3, 8 * 3]
+    # The new stage begins at the average so far, and then has its own pace.
+    assert left[4] == 7 * 3
+    assert left[5] == 2 * 1 + 4 * (3 * 3 + 1) / 4
+    assert left[7] == 4 * (3 * 3 + 3 * 1) / 6
+
+
 def test_the_bar_shows_the_same(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     bar = console.RichConsole({"one": 2, "two": 3})
@@ -503,7 +614,7 @@ def test_the_bar_shows_the_same(capsys, monkeypatch):
     bar.close()
     out = capsys.readouterr().out
     assert "a line [of text]" in out
-    assert "1/5" in out
+    assert "one 1/2" in out
     assert "stopping after this epoch" in out
 
 

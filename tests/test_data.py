@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -287,14 +288,19 @@ def test_a_damaged_package_file_is_named(tmp_path, monkeypatch, damage):
     assert_one_line(caught.value, "--data=mnist_5k", file)
 
 
-def test_a_set_that_cannot_be_prepared_says_what_to_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("listed", [True, False], ids=["checkout", "installed"])
+def test_a_set_that_cannot_be_prepared_says_what_to_run(tmp_path, monkeypatch, listed):
     monkeypatch.setattr(tfds_sets, "find_spec", lambda name: None)
+    what = f"-r {shlex.quote(str(Path(__file__).resolve().parents[1]))}/requirements-tfds.txt &&"
+    if not listed:
+        monkeypatch.setattr(tfds_sets, "__file__", str(tmp_path / "dlstudy" / "tfds_sets.py"))
+        what = "tensorflow"
     with pytest.raises(UserError) as caught:
         data.load("kmnist", tfds_data_dir=tmp_path / "my sets")
     assert_one_line(
         caught.value,
         "TensorFlow",
-        "pip install -r requirements-tfds.txt",
+        f"-m pip install {what}",
         f"-m dlstudy.data prepare kmnist '--tfds_data_dir={tmp_path}/my sets'",
     )
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import xarray
 from jax.experimental.compilation_cache import compilation_cache
 
-from dlstudy import data, losses, models, sweep
+from dlstudy import data, losses, models, sweep, tfds_sets
 from dlstudy.claims import judge
 from experiments import (
     cli,
@@ -23,6 +24,7 @@ from experiments import (
     flagging,
     mnist_gradnorm,
     mnist_gradnorm_figures,
+    mnist_gradnorm_plan,
     mnist_gradnorm_runs,
 )
 
@@ -465,7 +467,7 @@ def test_presets_can_be_planned(name, tmp_path, monkeypatch):
     config = settings_of(FLAGS / f"{name}.txt")
     stages = mnist_gradnorm.stages(config)
     assert list(stages) == ["main", "label_noise", "rates", "capped", "heads"]
-    assert stages["main"] == config.epochs + 1
+    assert stages["main"] == range(config.epochs + 1)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         flagfile = f"--flagfile={FLAGS / name}.txt"
@@ -474,13 +476,58 @@ def test_presets_can_be_planned(name, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def planned(argv, cores, monkeypatch):
+    """Minutes that a dry run predicts on so many cores, and the first line."""
+    monkeypatch.setattr(cli, "available_cpus", lambda: cores)
+    monkeypatch.setattr(mnist_gradnorm_plan, "available_cpus", lambda: cores)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert cli.main(mnist_gradnorm, ["--dry_run", "--epochs=500", *argv]) == 0
+    minutes = re.search(r"main .* ([\d.]+) (min|h)\n", out.getvalue())
+    return float(minutes[1]) * (60 if minutes[2] == "h" else 1), out.getvalue().splitlines()[0]
+
+
+def test_a_plan_counts_the_seeds_that_are_really_computed(monkeypatch):
+    full, first = planned(["--devices=10"], 64, monkeypatch)
+    assert first.endswith("20 seeds on 10 cores")
+    assert planned([], 64, monkeypatch) == (full, first)
+    one, first = planned(["--only_seed=3"], 64, monkeypatch)
+    assert first.endswith("1 seed on 10 cores")
+    assert one == full  # a device computes two seeds, even if they are the same
+    assert planned(["--only_seed=3"], 2, monkeypatch)[0] == pytest.approx(full, rel=0.05)
+    assert planned([], 2, monkeypatch)[0] == pytest.approx(5 * full, rel=0.05)
+
+
+def test_the_sizes_known_beforehand_are_those_of_the_sets():
+    for name in ("mnist_5k", "digits"):
+        found, known = data.load(name), mnist_gradnorm_plan.sizes(name)
+        splits = (found.train, found.tune, found.test)
+        assert tuple(len(split.y) for split in splits) == known[:3]
+        assert found.train.x.shape[1:3] == (known.side, known.side)
+        assert found.classes == known.classes
+    known = mnist_gradnorm_plan.sizes("kmnist")
+    whole = tfds_sets._SIZES["train"], tfds_sets._SIZES["test"]
+    assert (known.train + known.tune, known.test) == whole
+
+
+def test_the_default_curvature_subset_is_no_larger_than_the_training_set(monkeypatch):
+    config = mnist_gradnorm.Config(data="digits", train_size=100)
+    config.check()
+    used = []
+    monkeypatch.setattr(mnist_gradnorm_runs, "run", lambda config, data, host: used.append(config))
+    mnist_gradnorm.run(config, mnist_gradnorm.load(config), None)
+    assert [c.curvature_size for c in used] == [100]
+    assert config.curvature_images(4000) == 512
+    assert dataclasses.replace(config, curvature_size=0).curvature_images(4000) == 4000
+
+
 def test_stages_follow_the_controls():
     config = mnist_gradnorm.Config(epochs=4, rate_epochs=6, head_at=(0, 3, 4, 9))
     assert config.frozen_at == (0, 3, 4)
-    expected = {"main": 5, "label_noise": 5, "rates": 5, "capped": 5, "heads": 3}
+    expected = dict.fromkeys(["main", "label_noise", "rates", "capped"], range(5)) | {"heads": 3}
     assert mnist_gradnorm.stages(config) == expected
     bare = dataclasses.replace(config, controls=())
-    assert mnist_gradnorm.stages(bare) == {"main": 5}
+    assert mnist_gradnorm.stages(bare) == {"main": range(5)}
     assert mnist_gradnorm.Config(network="two_conv").channels == (16, 32)
     assert mnist_gradnorm.Config().channels == (32,)
     assert mnist_gradnorm.Config(widths=(7,)).channels == (7,)
@@ -492,6 +539,8 @@ def test_stages_follow_the_controls():
         (["--batch_size=129"], "--batch_size=129: must be at most 128"),
         (["--curvature_size=129"], "--curvature_size=129: must be at most 128"),
         (["--train_size=2000"], "--train_size=2000: must be at most 1437"),
+        (["--train_size=10"], "--batch_size=16: must be at most 10"),
+        (["--data=mnist", "--train_size=50001"], "--train_size=50001: must be at most 50000"),
         (["--widths=4,5"], "--widths=4,5: must be 1 number(s) for one_conv"),
         (["--network=two_conv"], "--widths=4: must be 2 number(s) for two_conv"),
         (["--widths=0"], "widths=0: each must be at least 1"),
@@ -513,10 +562,12 @@ def test_stages_follow_the_controls():
     ],
 )
 def test_bad_input_is_one_line_that_names_the_flag(argv, message, tmp_path):
-    argv = [argument.format(tmp=tmp_path) for argument in argv]
-    status, _, err = main(f"--run_dir={tmp_path / 'run'}", *argv)
-    assert status == 2
-    (line,) = err.splitlines()
-    assert line.startswith("error: ")
-    assert message in line
-    assert not list(tmp_path.iterdir())
+    argv = [f"--run_dir={tmp_path / 'run'}", *(a.format(tmp=tmp_path) for a in argv)]
+    # What needs no data is refused by a dry run too.
+    for more in [[], ["--dry_run"]] if "--tfds_manual_dir" not in message else [[]]:
+        status, _, err = main(*argv, *more)
+        assert status == 2
+        (line,) = err.splitlines()
+        assert line.startswith("error: ")
+        assert message in line
+        assert not list(tmp_path.iterdir())

@@ -149,7 +149,7 @@ def test_killed_again_and_again_it_ends_with_the_same_record(place, reference):
     runs.append(toy(place, "--run_dir=killed", *FLAGS))
     assert runs[-1].end() == 0, runs[-1].err
     assert_same(place / "killed", reference)
-    assert "plain goes on after epoch 1 of 3" in runs[2].out
+    assert "plain goes on after 1/3" in runs[2].out
     trained = [line for run in runs for line in re.findall(r"(?m)^\w+ \d/3", run.out)]
     # The two epochs whose process died while it saved or before it printed are not among them;
     # none is there twice.
@@ -163,10 +163,11 @@ def test_ctrl_c_stops_at_the_next_epoch_and_says_how_to_go_on(place, reference):
     assert run.err == "stopping after this epoch; once more stops at once\n"
     assert '"status": "interrupted"' in (place / "stopped" / "manifest.json").read_text()
     command = shlex.split(re.search(r"interrupted; to go on: (.*)", run.out)[1])
-    assert command[:3] == ["python", "-m", "toy_experiment"]
+    assert os.path.samefile(shutil.which(command[0]), sys.executable)
+    assert command[1:3] == ["-m", "toy_experiment"]
     run = toy(place, *command[3:])
     assert run.end() == 0, run.err
-    assert "plain goes on after epoch 2 of 3" in run.out
+    assert "plain goes on after 2/3" in run.out
     assert_same(place / "stopped", reference)
 
 
@@ -180,7 +181,7 @@ def test_sigterm_asks_to_stop_and_a_second_signal_insists(place):
     assert run.end() == 130
     assert time.monotonic() - began < 9
     assert "plain 1/3" not in run.out
-    assert re.search("stopped; to go on: python -m toy_experiment --run_dir=insisted", run.err)
+    assert re.search(r"; to go on: .*python\S* -m toy_experiment --run_dir=insisted", run.err)
 
 
 def test_the_second_process_on_a_folder_gets_one_line(place):
@@ -204,7 +205,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_named_and_costs_one_epoch(place, refer
     line = "checkpoints/plain/epoch-000003.ckpt is damaged (its SHA-256"
     assert line in run.out
     assert line in (place / "flipped" / "log.txt").read_text()
-    assert "plain goes on after epoch 2 of 3" in run.out
+    assert "plain goes on after 2/3" in run.out
     assert_same(place / "flipped", reference)
 
 
@@ -213,7 +214,7 @@ def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_room(place, referen
     uncached = "--compilation_cache_dir="
     run = toy(place, "--run_dir=full", uncached, *FLAGS, file_limit=9000)
     assert run.end() == 3
-    assert re.fullmatch(r"error: .*File too large.*; to go on: python .*\n", run.err)
+    assert re.fullmatch(r"error: .*File too large.*; to go on: .*python\S* -m .*\n", run.err)
     assert not (place / "full" / "record.nc").exists()
     run = toy(place, "--run_dir=full", *FLAGS)
     assert run.end() == 0, run.err

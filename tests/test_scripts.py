@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = [
@@ -32,6 +34,35 @@ def test_scripts_parse_and_can_be_run(script):
     if shutil.which("shellcheck"):
         done = subprocess.run(["shellcheck", script], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
+
+
+def requirements(name):
+    lines = (ROOT / name).read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.lstrip().startswith("#")]
+
+
+@pytest.mark.parametrize("kind", ["", "-tfds", "-dev"])
+def test_requirements_have_both_ends_and_hold_the_locked_versions(kind):
+    locked = {}
+    for pin in requirements("requirements.lock"):
+        (exact,) = pin.specifier
+        locked.setdefault(canonicalize_name(pin.name), []).append(exact.version)
+    for requirement in requirements(f"requirements{kind}.txt"):
+        assert sorted(s.operator for s in requirement.specifier) == ["<", ">="], requirement
+        versions = locked[canonicalize_name(requirement.name)]
+        assert all(requirement.specifier.contains(version) for version in versions), requirement
+
+
+def test_continuous_integration_says_that_it_is(tmp_path):
+    for place in (".ci", "scripts"):
+        (tmp_path / place).mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
+    (tmp_path / "scripts" / "setup").touch()
+    (tmp_path / "scripts" / "test").write_text('echo "CI is $CI"')
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    command = [shutil.which("bash"), tmp_path / ".ci" / "run"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert "CI is true" in done.stdout
 
 
 def test_a_python_that_fails_is_named():

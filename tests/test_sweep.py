@@ -64,6 +64,13 @@ def test_among_others_as_alone_to_the_bit():
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b[0]), together, alone)
 
 
+@pytest.mark.parametrize(
+    ("devices", "seeds", "slots"), [(1, 1, 2), (2, 5, 6), (10, 20, 20), (64, 20, 128), (3, 60, 60)]
+)
+def test_every_device_has_as_many_places_and_at_least_two(devices, seeds, slots):
+    assert Layout(devices).slots(seeds) == slots
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_one_program_is_traced_once(layout):
     call = sweep.over_seeds(walk, LAYOUTS[layout], shared=1)

@@ -55,8 +55,10 @@ def stages(config):
     return {arm: config.epochs for arm in config.arms}
 
 
-def plan(config):
-    return [f"{arm}: {config.num_seeds} seeds x {config.epochs} epochs" for arm in config.arms]
+def plan(config, seeds, devices):
+    return [
+        f"{arm}: {seeds} seeds x {config.epochs} epochs on {devices} devices" for arm in config.arms
+    ]
 
 
 def run(config, data, host):

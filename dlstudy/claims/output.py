@@ -60,8 +60,8 @@ def table(verdicts: Iterable[Verdict]) -> Table:
             rows.add_row(*_row(verdict.control, arm, []))
     rows.caption = (
         "effect: median over seeds, share of seeds, or the worst value. seeds: on the claimed side "
-        "of those judged, and how many support it. p: one-sided, of the verdict's side, adjusted "
-        "for all rows (Holm)."
+        "of those judged, and how many support it. p: one-sided, of the verdict's side; Holm: "
+        "adjusted for all rows. Each verdict is its own row's test, unadjusted."
     )
     rows.caption_justify, rows.caption_style = "left", "dim"
     return rows
@@ -81,15 +81,21 @@ def _row(verdict: Verdict, title: Text, notes: list[str]) -> tuple[Text, ...]:
     if verdict.kind != "compound":
         signs = {"above": "≥ ", "below": "≤ "} if verdict.kind == "exact" else {}
         signs = {"above": "> ", "below": "< ", "within": "in ±"} | signs
-        claimed.append(f"{signs[verdict.direction]}{verdict.threshold:g}")
+        claimed.append(f"{signs[verdict.direction]}{number(verdict.threshold)}")
     if verdict.n:
-        needs = f"needs {verdict.needed}" if verdict.needed else "too few"
-        seeds = Text.assemble(f"{verdict.beyond} of {verdict.n}", (f"\n{needs}", "dim"))
+        seeds.append(f"{verdict.beyond} of {verdict.n}")
+        if verdict.verdict != "refuted":  # what support takes is no matter then
+            needs = f"needs {verdict.needed}" if verdict.needed else "too few"
+            seeds.append(f"\n{needs}", style="dim")
     symbol, style = _LOOKS[verdict.verdict]
     outcome = Text.assemble((f"{symbol} {verdict.verdict}", style))
-    p = verdict.p_against_holm if verdict.verdict == "refuted" else verdict.p_holm
-    if p is not None:
-        outcome.append("\np < 0.0001" if p < 1e-4 else f"\np = {p:.2g}", style="dim")
+    refuted = verdict.verdict == "refuted"
+    p = verdict.p_against if refuted else verdict.p
+    adjusted = verdict.p_against_holm if refuted else verdict.p_holm
+    for name, value in (("p", p), ("Holm", adjusted)):
+        if value is not None:
+            size = "< 0.0001" if value < 1e-4 else f"= {value:.2g}"
+            outcome.append(f"\n{name} {size}", style="dim")
     return title, effect, claimed, seeds, outcome
 
 

@@ -19,7 +19,7 @@ def reason(claim: Claim, verdict: Verdict, against: int) -> str:
 
 def _paired(claim: Claim, verdict: Verdict, against: int) -> str:
     of = f"of {verdict.n} seeds lie"
-    value = f"{claim.threshold:g} {claim.unit}".rstrip()
+    value = f"{number(claim.threshold)} {claim.unit}".rstrip()
     supported, refuted = verdict.verdict == "supported", verdict.verdict == "refuted"
     if verdict.needed is None:
         count = f"{verdict.n} seed" + ("s" if verdict.n != 1 else "")
@@ -63,12 +63,12 @@ def _share(claim: Claim, verdict: Verdict, against: int) -> str:
         above = (verdict.verdict == "supported") == (claim.direction == "above")
         where = "lies above" if above else "lies below"
     interval = f"{number(verdict.low)} to {number(verdict.high)}"
-    return f"{ones} of {verdict.n} seeds; the interval {interval} {where} {claim.threshold:g}"
+    return f"{ones} of {verdict.n} seeds; the interval {interval} {where} {number(claim.threshold)}"
 
 
 def _exact(claim: Claim, verdict: Verdict, against: int) -> str:
     limit = {"above": "at least ", "below": "at most ", "within": "within ±"}[claim.direction]
-    limit += f"{claim.threshold:g} {claim.unit}".rstrip()
+    limit += f"{number(claim.threshold)} {claim.unit}".rstrip()
     if verdict.verdict == "refuted":
         return f"{against} of {verdict.n} values are not {limit}"
     return f"all {verdict.n} values are {limit}"

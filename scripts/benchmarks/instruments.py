@@ -21,9 +21,12 @@ from experiments.mnist_gradnorm_runs import Study
 from scripts.benchmarks.contenders import epoch_seconds
 
 
-def start() -> Layout:
-    """Starts jax as the command line does, and returns the layout it would choose."""
-    layout = start_jax({}, {}, False)
+def start(seeds: int | None = None) -> Layout:
+    """Starts jax as the command line does, and returns the layout it would choose.
+
+    Without a number of seeds it is a layout over all devices.
+    """
+    layout = start_jax({}, {}, False, seeds)
     use_compilation_cache(cache_folder())
     return Layout(**{field.name: layout[field.name] for field in dataclasses.fields(Layout)})
 
@@ -35,7 +38,7 @@ def curvature_size(images: int) -> int:
 
 def make_study(task, layout: Layout | None = None):
     """The experiment's programs, its training data on the device, and a rate for each seed."""
-    layout = layout or start()
+    layout = layout or start(task.seeds)
     config = Config(
         network=task.network, num_seeds=task.seeds, batch_size=task.batch,
         curvature_size=curvature_size(task.images),
