@@ -75,8 +75,8 @@ class Config:
     )
     curvature_size: int = setting(
         512,
-        "curvature on a fixed stratified subset of this size, the default of no more than there "
-        "are; 0: all",
+        "curvature on a fixed stratified subset of this size, the default on all where they are "
+        "fewer; 0: all",
         "images",
         low=0,
     )
