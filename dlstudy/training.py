@@ -32,10 +32,11 @@ class Metrics(NamedTuple):
 
 
 class Instruments(NamedTuple):
-    """What a step measures beside its loss and norms; 0 switches off, n means every n steps."""
+    """What a step measures beside its loss; 0 switches off, n means every n steps."""
 
     taylor_every: int = 1  # first_order, second_order and realised
     realised_every: int = 1  # realised alone, where taylor_every is 0
+    norms_every: int = 1  # grad_norm, layer_grad_norm and update_norm
 
 
 class Trainer(NamedTuple):
@@ -110,6 +111,10 @@ def make_trainer(
         )
         return nan, nan, change
 
+    def norms(gradient, taken):
+        squares = [optax.tree.norm(gradient[k], squared=True) for k in layer_names(gradient)]
+        return jnp.stack(squares), optax.tree.norm(taken)
+
     def step(state: TrainState, batch) -> tuple[TrainState, Metrics]:
         value, gradient = batch_gradient(state.params, batch)
         extra = {}
@@ -124,12 +129,15 @@ def make_trainer(
         # The step as the parameters saw it, after rounding: after = params - taken.
         taken = jax.tree.map(jnp.subtract, state.params, after)
         first, second, change = measure_step(state.step, state.params, after, taken, batch)
-        squares = jnp.stack([optax.tree.norm(gradient[k], squared=True) for k in sorted(gradient)])
+        squares, update_norm = _every(
+            instruments.norms_every, state.step, lambda: norms(gradient, taken),
+            (jnp.full(len(gradient), jnp.nan, jnp.float32), jnp.float32(jnp.nan)),
+        )  # fmt: skip
         metrics = Metrics(
             loss=value,
             grad_norm=jnp.sqrt(squares.sum()),
             layer_grad_norm=jnp.sqrt(squares),
-            update_norm=optax.tree.norm(taken),
+            update_norm=update_norm,
             first_order=first,
             second_order=second,
             realised=change,

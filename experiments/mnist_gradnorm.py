@@ -65,6 +65,12 @@ class Config:
         0.9, "of --optimizer=momentum (heavy ball)", low=0, high=1, high_open=True
     )
 
+    norms_every: int = setting(
+        1,
+        "norms of gradient, whole and by layer, and step, every n-th step; 0: off",
+        "steps",
+        low=0,
+    )
     taylor_every: int = setting(1, "Taylor budget of every n-th step; 0: off", "steps", low=0)
     evaluate_every: int = setting(1, "loss, error and churn; 0: off", "epochs", low=0)
     gradient_every: int = setting(

@@ -54,7 +54,7 @@ def by_epoch(values, record):
 
 def norm_by_epoch(record, arm="main"):
     """Median minibatch gradient norm of each epoch, [S, epochs]."""
-    return np.median(by_epoch(in_arm(record, "grad_norm", arm), record), axis=2)
+    return np.nanmedian(by_epoch(in_arm(record, "grad_norm", arm), record), axis=2)
 
 
 def _eigenvalues(record, name):
@@ -157,8 +157,8 @@ def step_elasticity(record, arm="main"):
         np.log(np.maximum(by_epoch(in_arm(record, name, arm), record)[:, 1:], 1e-30))
         for name in ("grad_norm", "update_norm")
     ]
-    grad, update = (x - x.mean(2, keepdims=True) for x in logs)
-    return (grad * update).sum((1, 2)) / np.square(grad).sum((1, 2))
+    grad, update = (x - np.nanmean(x, 2, keepdims=True) for x in logs)
+    return np.nansum(grad * update, (1, 2)) / np.nansum(np.square(grad), (1, 2))
 
 
 def adam_elasticity(record):
@@ -283,7 +283,7 @@ def cap_binds(record):
     """share of steps on which the cap, not the fixed rate, sets the step"""
     update, grad = (in_arm(record, name, "capped") for name in ("update_norm", "grad_norm"))
     rate = float(_largest_fixed(record).removeprefix("sgd_"))
-    return (update < 0.999 * rate * grad).mean("step")
+    return (update < 0.999 * rate * grad).where(grad.notnull()).mean("step")
 
 
 def best_fixed(record) -> str:

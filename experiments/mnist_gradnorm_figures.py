@@ -19,7 +19,7 @@ def figures(record):
         ("gradient_norms", gradient_norms, "grad_norm"),
         ("error", error, "test_error"),
         ("loss", loss, "train_loss"),
-        ("signal_and_noise", signal_and_noise, "gradient_trace"),
+        ("signal_and_noise", signal_and_noise, "gradient_trace grad_norm"),
         ("taylor_budget", taylor_budget, "first_order"),
         ("curvature", curvature, "sharpness"),
         ("movement", movement, "displacement"),
@@ -122,7 +122,7 @@ def gradient_norms(record):
         by_layer.shape[0], -1, record.attrs["steps_per_epoch"], by_layer.shape[-1]
     )
     for i, layer in enumerate(record.layer.values):
-        norms = np.median(by_layer[..., i], 2)
+        norms = np.nanmedian(by_layer[..., i], 2)
         plots.seeds_over(right, np.arange(1, norms.shape[1] + 1), norms, str(layer), i)
     plots.logarithmic(right)
     plots.labels(right, "Minibatch gradient norm by layer", EPOCH, "l2 norm (nat per unit)")
@@ -171,7 +171,8 @@ def signal_and_noise(record):
     factor = (size - batch) / max(size - 1, 1)
     signal = np.square(record["full_grad_norm"].sel(arm="main"))
     noise = record["gradient_trace"].sel(arm="main") * factor / batch
-    squares = claims.by_epoch(np.square(claims.in_arm(record, "grad_norm")), record).mean(2)
+    squares = claims.by_epoch(np.square(claims.in_arm(record, "grad_norm")), record)
+    squares = np.nanmean(squares, 2)
     plots.seeds_over(axis, record.epoch, signal, "signal: squared full-batch norm", 0)
     plots.seeds_over(axis, record.epoch, noise, "noise: tr Σ / B, drawn without replacement", 1)
     plots.seeds_over(axis, record.epoch, signal + noise, "their sum", 2, singles=False)

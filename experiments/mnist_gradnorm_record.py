@@ -66,6 +66,8 @@ def assemble(config, data, seeds, rows):
     steps = config.epochs * per_epoch
     variables = {}
     for name, (unit, words) in STEP_VARIABLES.items():
+        if name.endswith("_norm") and not config.norms_every:
+            continue
         values = {arm: _join_steps(found[name]) for arm, found in arms.items() if name in found}
         dims = ("arm", "seed", "step") + (("layer",) if name.startswith("layer") else ())
         variables[name] = _variable(dims, values, arms, steps, unit, words)

@@ -79,7 +79,7 @@ class Stopwatch:
             return
         yield f"{arm}: training with its per-step instruments {base:.2f} s an epoch"
         for name, seconds in typical.items():
-            yield f"{arm}: {name} {seconds:.2f} s an epoch, {seconds / base:.2f} of training"
+            yield f"{arm}: {name} {seconds:.2f} s a time, {seconds / base:.2f} of such an epoch"
 
 
 def run(config, data: Data, host: Host):
@@ -133,16 +133,17 @@ class Study:
         self.test, self.tune = jax.device_put((tuple(data.test), tuple(data.tune)))
         rows = stratified_subset(data.train.y, config.curvature_size or len(data.train.y))
         self.subset = jax.device_put((data.train.x[rows], data.train.y[rows]))
+        norms = config.norms_every
         self.main = Arm(
             "main", config.optimizer, config.epochs,
-            training.Instruments(config.taylor_every, 0),
+            training.Instruments(config.taylor_every, 0, norms),
             config.gradient_every, config.curvature_every,
         )  # fmt: skip
         self.noisy = self.main._replace(
-            name="label_noise", instruments=training.Instruments(0, 0),
+            name="label_noise", instruments=training.Instruments(0, 0, norms),
             gradient_every=config.control_gradient_every, curvature_every=0,
         )  # fmt: skip
-        self.fixed = Arm("rates", "sgd", config.epochs_at_rates, training.Instruments(0, 1))
+        self.fixed = Arm("rates", "sgd", config.epochs_at_rates, training.Instruments(0, 1, norms))
         self.capped = self.fixed._replace(name="capped", optimizer="capped")
 
     # -- functions of one seed
@@ -289,8 +290,8 @@ class Study:
                 row |= metrics._asdict() | {"displacement": moved[0], "distance": moved[1]}
                 # Also where only the last step spoilt the parameters.
                 row["diverged"] = ~np.isfinite(moved[0]) | ~np.isfinite(metrics.loss).all(1)
-            elif arm is self.main and self.config.taylor_every and self.config.measure_cost:
-                for line in self._cost_of_taylor(arm, data):
+            elif arm is self.main and self.config.measure_cost:
+                for line in self._cost_of_steps(arm, data):
                     self.host.log(line)
             splits = {"tune": self.tune, "test": self.test}
             if due(arm.gradient_every):
@@ -343,15 +344,15 @@ class Study:
         blank = {k: np.full((slots, *v.shape), np.nan, np.float32) for k, v in shapes.items()}
         return blank | {"diverged": np.zeros(slots, bool)}
 
-    def _cost_of_taylor(self, arm: Arm, data):
-        """What the Taylor budget adds to a bare step: both in turn, a few steps of a few seeds."""
+    def _cost_of_steps(self, arm: Arm, data):
+        """What each instrument adds to a bare step: all in turn, a few steps of a few seeds."""
         few = jax.tree.map(lambda a: a[: 16 * self.config.batch_size], data)
         keys = jnp.resize(self.keys, 2 * self.host.layout.devices)
         rate = jnp.full(keys.shape, self.config.learning_rate, jnp.float32)
         state = self.over_seeds(lambda key, r: self.start(arm, key, r).train)(keys, rate)
 
-        def timed(every):
-            trial = arm._replace(instruments=training.Instruments(every, 0))
+        def timed(instruments):
+            trial = arm._replace(instruments=instruments)
             train = self.over_seeds(
                 lambda s, key, r, d: self.train_epoch(trial, s, key, r, d)[1], 1
             )
@@ -364,9 +365,19 @@ class Study:
             seconds()  # compiles
             return seconds
 
-        bare, budget = timed(0), timed(arm.instruments.taylor_every)
-        ratio = np.median([budget() / bare() for _ in range(5)])
-        yield f"{arm.name}: a step with its Taylor budget takes {ratio:.2f} of a bare step"
+        asked = arm.instruments
+        bare = timed(training.Instruments(0, 0, 0))
+        trials = {
+            words: timed(training.Instruments(0, 0, 0)._replace(**{name: getattr(asked, name)}))
+            for name, words in (("norms_every", "norms"), ("taylor_every", "Taylor budget"))
+            if getattr(asked, name)
+        }
+        ratios = {words: [] for words in trials}
+        for _ in range(5):
+            for words, seconds in trials.items():
+                ratios[words].append(seconds() / bare())
+        for words, found in ratios.items():
+            yield f"{arm.name}: a step with its {words} takes {np.median(found):.2f} of a bare step"
 
     def run_heads(self, main_rows, train_split) -> list[dict]:
         """A new head, trained for the same time, on the convolution as it was after each epoch.
@@ -390,7 +401,7 @@ class Study:
                 lambda h, batch: self.loss(join(frozen, h), batch),
                 optimizers.make("adam", 1e-3),
                 config.batch_size,
-                instruments=training.Instruments(0, 0),
+                instruments=training.Instruments(0, 0, 0),
             )
             state, _ = jax.lax.scan(
                 lambda s, _: (trainer.epoch(s, jax.random.fold_in(key, 3), data)[0], None),

@@ -395,6 +395,10 @@ GAPS = {
         {n: r[n].where(False) for n in ("first_order", "second_order", "realised")}
     ),
     "rare measurements": sparse,
+    "no norms": lambda r: r.drop_vars(["grad_norm", "layer_grad_norm", "update_norm"]),
+    "rare norms": lambda r: r.assign(
+        {n: r[n].where((r.step - 1) % 3 == 0) for n in STEP_ARRAYS if n.endswith("_norm")}
+    ),
 }
 
 
@@ -404,7 +408,8 @@ def test_figures_and_verdicts_of_a_record_with_gaps(gap, record):
     found = GAPS[gap](record)
     assert len(judge(mnist_gradnorm.CLAIMS, found)) == 32
     names = [name for name, _ in mnist_gradnorm.figures(found)]
-    assert "gradient_norms" in names
+    assert ("gradient_norms" in names) == (gap != "no norms")
+    assert "error" in names or "evaluation" in gap
 
 
 def test_a_diverged_run_is_in_no_figure_and_named(record):

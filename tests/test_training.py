@@ -166,6 +166,21 @@ def measured_at_every_step():
     return run_epochs(line_trainer(start, batch_size=3), data, 2)
 
 
+@pytest.mark.parametrize("every", [0, 1, 3])
+def test_norms_rest_between_their_steps(every, measured_at_every_step):
+    data, start = line_problem(examples=15)
+    trainer = line_trainer(
+        start, batch_size=3, instruments=training.Instruments(0, 0, norms_every=every)
+    )
+    _, metrics = run_epochs(trainer, data, 2)
+    due = np.arange(10) % every == 0 if every else np.zeros(10, bool)
+    full = measured_at_every_step[1]
+    for name in ("grad_norm", "layer_grad_norm", "update_norm"):
+        found = np.asarray(getattr(metrics, name))
+        np.testing.assert_array_equal(np.isfinite(found).reshape(10, -1).all(1), due)
+        np.testing.assert_allclose(found[due], np.asarray(getattr(full, name))[due], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("every", "budget", "change"),
     [

@@ -31,14 +31,14 @@ def images_and_labels(task):
 
 
 def ours(task):
-    """dlstudy: seeds over the devices, instruments off (the norms of each step are always on)."""
+    """dlstudy: seeds over the devices, instruments off."""
     import jax
 
     from dlstudy.training import Instruments
     from scripts.benchmarks.instruments import make_study
 
     study, data, _ = make_study(task)
-    arm = study.main._replace(instruments=Instruments(0, 0))
+    arm = study.main._replace(instruments=Instruments(0, 0, 0))
     state = study.over_seeds(study.trainer(arm, RATE).init)(study.keys)
     epoch = study.over_seeds(
         lambda state, key, data: study.trainer(arm, RATE).epoch(state, key, data), 1, (0,)

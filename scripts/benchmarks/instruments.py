@@ -91,7 +91,7 @@ def norms(task):
 
 def taylor(task):
     """Training that also records the Taylor budget of every step."""
-    return training(task, Instruments(1, 0))
+    return training(task, Instruments(1, 0, 0))
 
 
 def training(task, instruments):
