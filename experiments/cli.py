@@ -66,7 +66,7 @@ class Options:
     )
     devices: int = setting(
         0,
-        "devices that share the seeds, on a CPU its cores; 0: all that get two seeds or more",
+        "devices that share the seeds, on a CPU its cores; 0: as few as are as fast as all",
         low=0,
     )
     strategy: str = setting(

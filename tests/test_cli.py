@@ -491,9 +491,9 @@ def test_another_layout_is_refused_unless_allowed(asked, changes, message):
 
 @pytest.mark.parametrize(
     ("available", "seeds", "devices"),
-    [(64, 20, 10), (2, 20, 2), (4, 1, 1), (4, 3, 1), (4, None, 4)],
+    [(64, 20, 10), (64, 21, 11), (2, 20, 2), (4, 1, 1), (4, 3, 2), (3, 8, 3), (4, None, 4)],
 )
-def test_no_more_devices_than_half_of_the_seeds(available, seeds, devices, monkeypatch):
+def test_as_few_devices_as_are_as_fast_as_all(available, seeds, devices, monkeypatch):
     import jax
 
     assert cli.default_devices(available, seeds) == devices
