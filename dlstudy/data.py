@@ -44,8 +44,8 @@ _SPLIT, _SUBSET, _NOISE = range(3)
 class Split(NamedTuple):
     """Examples of one split; a pytree of arrays, so it can go through jit and vmap."""
 
-    x: np.ndarray  # float32[N, H, W, 1], pixels in [0, 1]
-    y: np.ndarray  # int32[N], class labels from 0
+    x: np.ndarray  # float32[N, H, W, 1], pixels in [0, 1]; of a regression float32[N, D]
+    y: np.ndarray  # int32[N], class labels from 0; of a regression float32[N, C]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Data:
     tune: Split
     test: Split
     name: str
-    classes: int
+    classes: int  # 0: a regression
     checksum: str  # SHA-256 over all arrays as used, after train_size and label_noise
 
 
@@ -117,6 +117,23 @@ def load(
     if label_noise:
         train = train._replace(y=noisy_labels(train.y, label_noise, classes, seed))
     return Data(train, tune, test, name, classes, checksum(*train, *tune, *test))
+
+
+DOMAIN = (-2.0, 2.0)  # of `sine`
+
+
+def sine(samples: int, grid: int) -> Data:
+    """g(x) = sin(pi x / 4) on [-2, 2]: a regression with x and y float32[N, 1].
+
+    Args:
+      samples: training points, evenly spaced, both ends included, at least 2.
+      grid: test points, likewise; the tuning split is the same as the training split.
+    """
+    points = [np.linspace(*DOMAIN, count)[:, None] for count in (samples, grid)]
+    train, test = (
+        Split(x.astype(np.float32), np.sin(np.pi * x / 4).astype(np.float32)) for x in points
+    )
+    return Data(train, train, test, "sine", 0, checksum(*train, *test))
 
 
 def stratified_subset(y: np.ndarray, size: int, seed: int = 0) -> np.ndarray:

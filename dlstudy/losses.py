@@ -18,6 +18,11 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jax.nn.softplus(others - jnp.where(own, logits, 0).sum(1)).mean()
 
 
+def mean_squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean over all entries of (outputs - targets)^2, both [N, C], in the targets' unit squared."""
+    return jnp.square(outputs - targets).mean()
+
+
 def error_rate(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Share of misclassified examples: logits[B, K], labels int[B] -> float []."""
     chex.assert_rank([logits, labels], [2, 1])

@@ -89,6 +89,42 @@ class CNN(nn.Module):
         return Dense(self.outputs, name="head")(x, probe(len(self.widths))).T, taps
 
 
+class MLP(nn.Module):
+    """ReLU network of dense layers. `apply({"params": p}, x[B, D]) -> (out[B, outputs], taps)`.
+
+    taps["pre_i"]: pre-activation [B, widths[i]] of hidden layer i.
+    Weights and biases start uniform on +-1 / sqrt(fan-in) (as in PyTorch), or with `zero_bias` the
+    biases at 0, as Flax does by default. Kernels are Flax's, [inputs, outputs].
+    """
+
+    widths: tuple[int, ...]
+    outputs: int
+    zero_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        chex.assert_rank(x, 2)
+        taps = {}
+        for i, width in enumerate(self.widths):
+            x = taps[f"pre_{i}"] = self._dense(width, x.shape[-1], f"hidden_{i}")(x)
+            x = nn.relu(x)
+        return self._dense(self.outputs, x.shape[-1], "head")(x), taps
+
+    def _dense(self, features, fan_in, name):
+        uniform = _symmetric(fan_in**-0.5)
+        bias = nn.initializers.zeros_init() if self.zero_bias else uniform
+        return nn.Dense(features, kernel_init=uniform, bias_init=bias, name=name)
+
+
+def _symmetric(bound: float):
+    """Initialiser: uniform on [-bound, bound)."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
 def initialise(model: nn.Module, key: jax.Array, example: jax.Array):
     """Parameters for inputs shaped like `example` [D, ...] (one example, no batch axis)."""
     return model.init(key, jnp.zeros((1, *example.shape), example.dtype))["params"]

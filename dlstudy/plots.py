@@ -4,8 +4,13 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; arms and splits
 line style, so that figures survive a black-and-white printer.
 """
 
+import io
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 from matplotlib import ticker
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 COLOURS = {
@@ -100,3 +105,72 @@ def cloud(axis, x, y, label: str, index: int, *, most: int = 2000):
         x[keep], y[keep], s=7, alpha=0.4, linewidths=0, label=label, rasterized=True,
         color=CYCLE[index % len(CYCLE)], marker=("o", "s", "^", "D")[index % 4],
     )  # fmt: skip
+
+
+class Moving(NamedTuple):
+    """A figure that changes: `draw(i)` brings it to frame i of `frames`."""
+
+    figure: Figure
+    draw: Callable[[int], None]
+    frames: int
+    seconds: float = 0.1  # that a frame is shown; the last one stays longer
+
+    def gif(self, dpi: int = 90) -> bytes:
+        """All frames as an animated GIF; the same frames give the same bytes."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from PIL import Image
+
+        canvas, images = FigureCanvasAgg(self.figure), []
+        self.figure.set_dpi(dpi)
+        for i in range(self.frames):
+            self.draw(i)
+            canvas.draw()
+            images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+        # One palette for all: colours must not flicker from frame to frame.
+        palette = images[-1].quantize(128)
+        first, *rest = [image.quantize(palette=palette, dither=0) for image in images]
+        content = io.BytesIO()
+        shown = [round(1000 * self.seconds)] * (self.frames - 1) + [2000]
+        first.save(content, "GIF", save_all=True, append_images=rest, duration=shown, loop=0)
+        return content.getvalue()
+
+
+def pattern_colours(patterns: np.ndarray) -> np.ndarray:
+    """A colour for every activation pattern, the same in every figure and epoch.
+
+    The hue comes from a hash of the pattern. Patterns with an even number of active units are
+    light, the others dark: regions that differ in one unit are told apart in black and white too.
+
+    Args:
+      patterns: uint64[R, W], packed bits.
+
+    Returns:
+      float64[R, 3], red, green and blue in [0, 1].
+    """
+    mixed = np.zeros(len(patterns), np.uint64)
+    for word in patterns.T:  # the finaliser of splitmix64 (Steele, Lea & Flood 2014)
+        mixed = mixed + np.uint64(0x9E3779B97F4A7C15) ^ word
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ mixed >> np.uint64(shift)) * np.uint64(factor)
+        mixed ^= mixed >> np.uint64(31)
+    wheel = np.array([to_rgb(c) for c in CYCLE[:-1]])
+    place = mixed / 2.0**64 * len(wheel)
+    low = place.astype(int) % len(wheel)
+    part = (place - place.astype(int))[:, None]
+    hue = wheel[low] * (1 - part) + wheel[(low + 1) % len(wheel)] * part
+    odd = np.bitwise_count(patterns).sum(1) % 2 == 1
+    white = np.where(odd, 0.15, 0.65)[:, None]
+    return hue * (1 - white) + white
+
+
+def regions_under(axis, knots, colours, low: float, high: float):
+    """Paints intervals of the x axis, from `low` to `high`, each in its own colour."""
+    from matplotlib.collections import PolyCollection
+
+    corners = [
+        [(a, low), (b, low), (b, high), (a, high)]
+        for a, b in zip(knots[:-1], knots[1:], strict=True)
+    ]
+    return axis.add_collection(
+        PolyCollection(corners, facecolors=colours, linewidths=0, zorder=0, antialiased=False)
+    )

@@ -26,7 +26,7 @@ def conclude(module: ModuleType, folder: records.RunFolder, host: Host) -> Any:
 
 
 def draw(module: ModuleType, folder: records.RunFolder, record: Any) -> None:
-    """Writes every figure as SVG and PNG; the same record gives the same bytes."""
+    """Writes every figure as SVG and PNG, a moving one as GIF; same record, same bytes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -34,6 +34,9 @@ def draw(module: ModuleType, folder: records.RunFolder, record: Any) -> None:
 
     with matplotlib.rc_context({"svg.hashsalt": module.NAME}):
         for name, figure in module.figures(record):
+            if hasattr(figure, "gif"):
+                folder.write(f"figures/{name}.gif", figure.gif())
+                continue
             for kind, metadata in (("svg", {"Date": None}), ("png", None)):
                 content = io.BytesIO()
                 figure.savefig(content, format=kind, metadata=metadata, dpi=150)

@@ -44,7 +44,7 @@ MODULES = {
         "regions_by_layer",
     ),
     "trace": ("UnsupportedLayer", "network_of"),
-    "tracking": ("track",),
+    "tracking": ("between", "track"),
 }
 _HOME = {name: module for module, names in MODULES.items() for name in names}
 

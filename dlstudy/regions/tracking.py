@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .linear import Line, regions_on_line
+from .lines import Pieces
 from .network import Network, Step
 from .operations import Kink, Pick, Winners
 from .planar import Plane, regions_of
@@ -52,6 +53,30 @@ class Change(NamedTuple):
     overlap: tuple[np.ndarray, np.ndarray, np.ndarray]
     hamming: float
     measure: float
+
+
+class Between(NamedTuple):
+    """From one network on a line to the next, as `Change` but counted only."""
+
+    domain_hamming: float  # mean over the domain of the number of units whose state differs
+    born: int
+    died: int
+
+
+def between(earlier: Pieces, later: Pieces) -> Between:
+    """Compares two of the networks of `regions_on_lines`: same architecture, same domain.
+
+    The distance is integrated over the common refinement of both sets of regions.
+    """
+    knots = np.unique(np.concatenate([earlier.knots, later.knots]))
+    pattern = [
+        pieces.patterns[np.searchsorted(pieces.knots, knots[:-1], "right") - 1]
+        for pieces in (earlier, later)
+    ]
+    differing = np.bitwise_count(pattern[0] ^ pattern[1]).sum(1)
+    mean = float(differing @ np.diff(knots)) / (knots[-1] - knots[0])
+    before, after = (set(keys([pieces.patterns])) for pieces in (earlier, later))
+    return Between(mean, len(after - before), len(before - after))
 
 
 def keys(patterns) -> list[bytes]:
