@@ -86,9 +86,11 @@ def load(config: Config):
 
 def stages(config: Config) -> dict[str, int]:
     """Units of progress of each stage: the measurement before training, then blocks of epochs."""
-    blocks = 1 - (-config.epochs // config.block)
-    found = {"main": blocks}
-    found |= {arm: blocks for arm in ("decay", "zero_bias") if arm in config.controls}
+    from experiments.relu_regions_record import blocks
+
+    units = blocks(config)
+    found = {"main": units}
+    found |= {arm: units for arm in ("decay", "zero_bias") if arm in config.controls}
     if "sizes" in config.controls:
         found["sizes"] = len(config.sizes)
     return found

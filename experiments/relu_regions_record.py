@@ -101,7 +101,7 @@ def assemble(config, seeds, rows, sizes):
     """
     import xarray
 
-    arms = {name: _joined(blocks) for name, blocks in rows.items()}
+    arms = {name: _joined(config, found) for name, found in rows.items()}
 
     def variable(name, dims, unit, words, dtype=np.float32):
         values = np.stack([found[name] for found in arms.values()]).astype(dtype)
@@ -161,11 +161,26 @@ _WORDS = {
 }
 
 
-def _joined(blocks) -> dict[str, np.ndarray]:
+def blocks(config) -> int:
+    """Rows of a stage: one before training, then one for each block of epochs."""
+    return 1 + -(-config.epochs // config.block)
+
+
+def epochs_of(config, unit: int) -> int:
+    """Epochs of a row that count; the others fill it up."""
+    return min(config.block, config.epochs - (unit - 1) * config.block) if unit else 1
+
+
+def _joined(config, blocks) -> dict[str, np.ndarray]:
     """The blocks of one arm, one after another: [S, epochs, ...] and what follows from it."""
-    rest = [name for name in blocks[0] if name not in ("shown_params", "end_params")]
-    found = {name: np.concatenate([block[name] for block in blocks], 1) for name in rest}
-    found["shown_params"] = np.concatenate([block["shown_params"] for block in blocks])
+    found = {
+        name: np.concatenate(
+            [block[name][:, : epochs_of(config, i)] for i, block in enumerate(blocks)], 1
+        )
+        for name in blocks[0]
+        if name != "end_params"
+    }
+    found["shown_params"] = found["shown_params"][0]
     found["start_params"] = blocks[0]["end_params"]
     found["end_params"] = found["start_params"].copy()
     for block in blocks[1:]:

@@ -165,7 +165,7 @@ class Study:
             if unit == 0:
                 row = jax.device_get(begin(state))
                 return state, self.with_regions(row, None)
-            count = min(config.block, config.epochs - (unit - 1) * config.block)
+            count = records.epochs_of(config, unit)
             if count not in programs:
                 programs[count] = self.over_seeds(
                     lambda s, key: self.epochs(arm, count, s, key), (0,)
@@ -174,9 +174,8 @@ class Study:
             state, row = programs[count](state, self.keys)
             return state, self.with_regions(jax.device_get(row), before)
 
-        blocks = 1 - (-config.epochs // config.block)
         return run_stage(
-            self.host, arm.name, blocks, lambda: start(self.keys), advance, headline
+            self.host, arm.name, records.blocks(config), lambda: start(self.keys), advance, headline
         )
 
     def with_regions(self, row, before) -> dict:
@@ -210,10 +209,14 @@ class Study:
         # The order of `jax.flatten_util.ravel_pytree`.
         flat = np.concatenate([a.reshape(*alive.shape, -1) for a in jax.tree.leaves(params)], 2)
         last = np.maximum(alive.sum(1) - 1, 0)
-        return row | found | {
-            "shown_params": flat[0],
-            "end_params": flat[np.arange(len(last)), last],
-        }
+        row = row | found
+        row["shown_params"] = flat[:1]
+        # All rows of a stage have one shape: the first and last blocks are filled up.
+        rest = self.config.block - alive.shape[1]
+        for name, values in row.items():
+            widths = [(0, 0), (0, rest)] + [(0, 0)] * (values.ndim - 2)
+            row[name] = np.pad(values, widths, constant_values=np.nan)
+        return row | {"end_params": flat[np.arange(len(last)), last]}
 
     def run_sizes(self) -> list[dict]:
         """Regions before and after training of networks of each size: one row a size."""
@@ -234,9 +237,9 @@ def headline(row) -> dict[str, float]:
     """Medians over the seeds that went on, after the last epoch of the block."""
     alive = np.isfinite(row["mean_error"])
     if not alive.any():
-        return {"converged": len(alive)}
-    last = np.flatnonzero(alive.any(0))[-1]
+        return {"stopped": len(alive)}
+    last = np.flatnonzero(alive.any(0))[-1]  # before the filling up of a short block
     shown = {"mean_error": "mean error", "max_error": "maximal error", "regions": "regions"}
     found = {label: float(np.nanmedian(row[name][:, last])) for name, label in shown.items()}
-    found["converged"] = int((~alive[:, -1]).sum())
+    found["stopped"] = int((row["stopped"] > 0).any(1).sum() + (~alive.any(1)).sum())
     return found
