@@ -15,6 +15,14 @@ import numpy as np
 WORD = 32  # bits of a word; JAX has no wider one outside 64-bit mode
 
 
+_BITS = np.arange(WORD, dtype=np.uint32)
+
+
+def _last(array, rank: int):
+    """`array` with leading axes of length 1, to meet the last axes of one of this rank."""
+    return jnp.asarray(array).reshape((1,) * (rank - np.ndim(array)) + np.shape(array))
+
+
 def layer_names(taps) -> list[str]:
     """Names of the pre-activations among a model's taps, in the order of the layers.
 
@@ -46,12 +54,12 @@ def pack(pattern: jax.Array) -> jax.Array:
     words = -(-units // WORD)
     padding = [(0, 0)] * (pattern.ndim - 1) + [(0, words * WORD - units)]
     bits = jnp.pad(pattern, padding).reshape(*pattern.shape[:-1], words, WORD)
-    return (bits.astype(jnp.uint32) << jnp.arange(WORD, dtype=jnp.uint32)).sum(-1, dtype=jnp.uint32)
+    return (bits.astype(jnp.uint32) << _last(_BITS, bits.ndim)).sum(-1, dtype=jnp.uint32)
 
 
 def unpack(words: jax.Array, units: int) -> jax.Array:
     """The pattern bool[..., units] that `pack` made words[..., W] of."""
-    bits = words[..., None] >> jnp.arange(WORD, dtype=jnp.uint32) & jnp.uint32(1)
+    bits = words[..., None] >> _last(_BITS, words.ndim + 1) & jnp.uint32(1)
     return bits.reshape(*words.shape[:-1], -1)[..., :units].astype(bool)
 
 
@@ -70,9 +78,9 @@ def hamming(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def hamming_by_layer(a: jax.Array, b: jax.Array, sizes: Sequence[int]) -> jax.Array:
     """The same of each layer: int32[..., L]."""
-    return jax.lax.population_count((a ^ b)[..., None, :] & layer_masks(sizes)).sum(-1).astype(
-        jnp.int32
-    )
+    differing = (a ^ b)[..., None, :]
+    masked = differing & _last(layer_masks(sizes), differing.ndim)
+    return jax.lax.population_count(masked).sum(-1).astype(jnp.int32)
 
 
 def hamming_by_unit(a: jax.Array, b: jax.Array, units: int) -> jax.Array:

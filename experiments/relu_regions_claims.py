@@ -9,7 +9,6 @@ import numpy as np
 
 from dlstudy.claims import Claim, combine
 
-
 # -- parts of statistics
 
 

@@ -211,7 +211,7 @@ def hamming(record):
     left.set_ylim(bottom=0)
     kept = _median(claims.hamming_kept(record))
     plots.labels(left, f"At a constant rate the distance falls to {kept:.1%} of its start", EPOCH,
-                 "units × samples that change in an epoch")  # fmt: skip
+                 "units x samples that change in an epoch")  # fmt: skip
     at_samples = claims.in_arm(record, "hamming")[:, 1:] / record.attrs["samples"]
     plots.seeds_over(right, record.epoch[1:], at_samples, "mean over the samples", 0, singles=False)
     over_all = claims.in_arm(record, "domain_hamming")[:, 1:]
@@ -232,7 +232,9 @@ def counts(record):
     made, axes = plots.figure(2)
     left, right = axes
     neurons = record.attrs["neurons"]
-    for i, (name, label) in enumerate((("regions", "exact"), ("sample_regions", "the samples see"))):
+    for i, (name, label) in enumerate(
+        (("regions", "exact"), ("sample_regions", "the samples see"))
+    ):
         plots.seeds_over(left, record.epoch, held(claims.in_arm(record, name)), label, i)
     plots.reference(left, neurons, f"{neurons} neurons")
     left.set_ylim(bottom=0)

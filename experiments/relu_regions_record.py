@@ -107,9 +107,7 @@ def assemble(config, seeds, rows, sizes):
         values = np.stack([found[name] for found in arms.values()]).astype(dtype)
         return ("arm", *dims), values, {"units": unit, "long_name": words}
 
-    variables = {
-        name: variable(name, ("seed", "epoch"), *text) for name, text in VARIABLES.items()
-    }
+    variables = {name: variable(name, ("seed", "epoch"), *text) for name, text in VARIABLES.items()}
     words = VARIABLES["hamming"][1] + ", by layer"
     variables["layer_hamming"] = variable("layer_hamming", ("seed", "epoch", "layer"), "bit", words)
     for name, words in (

@@ -224,7 +224,9 @@ class Study:
         def advance(unit, state):
             width = self.config.sizes[unit]
             ends = self.over_seeds(lambda key: self.train_size(width, key))(self.keys)
-            counts = [[len(p.knots) - 1 for p in records.exact_regions(jax.device_get(e))] for e in ends]
+            counts = [
+                [len(p.knots) - 1 for p in records.exact_regions(jax.device_get(e))] for e in ends
+            ]
             return state, {"size_regions": np.array(counts, np.float32).T}
 
         return run_stage(

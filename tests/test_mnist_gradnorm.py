@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
-from jax.experimental.compilation_cache import compilation_cache
 
 from dlstudy import data, losses, models, sweep, tfds_sets
 from dlstudy.claims import judge
@@ -40,26 +39,7 @@ TOY = (
 ARMS = ["main", "label_noise", "sgd_0.1", "sgd_1", "capped"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation(tmp_path_factory):
-    """Compiling takes most of the time here: it is done in haste, and once for each program."""
-    quick = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-    }
-    before = {
-        "jax_disable_most_optimizations": False,
-        "jax_compilation_cache_dir": jax.config.jax_compilation_cache_dir,
-        "jax_persistent_cache_min_compile_time_secs":
-            jax.config.jax_persistent_cache_min_compile_time_secs,
-    }  # fmt: skip
-    for settings in (quick, before):
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if settings is quick:
-            yield
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def main(*argv):
