@@ -5,6 +5,7 @@ line style, so that figures survive a black-and-white printer.
 """
 
 import io
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -166,10 +167,7 @@ def regions_under(axis, knots, colours, low: float, high: float):
     """Paints intervals of the x axis, from `low` to `high`, each in its own colour."""
     from matplotlib.collections import PolyCollection
 
-    corners = [
-        [(a, low), (b, low), (b, high), (a, high)]
-        for a, b in zip(knots[:-1], knots[1:], strict=True)
-    ]
+    corners = [[(a, low), (b, low), (b, high), (a, high)] for a, b in itertools.pairwise(knots)]
     return axis.add_collection(
         PolyCollection(corners, facecolors=colours, linewidths=0, zorder=0, antialiased=False)
     )
