@@ -171,3 +171,55 @@ def regions_under(axis, knots, colours, low: float, high: float):
     return axis.add_collection(
         PolyCollection(corners, facecolors=colours, linewidths=0, zorder=0, antialiased=False)
     )
+
+
+def plane_regions(axis, plane, colour: str = "pattern", output: int = 0):
+    """Draws the regions of a `dlstudy.regions.Plane`.
+
+    Args:
+      axis: of a figure.
+      plane: the regions.
+      colour: "pattern", a colour for each (`pattern_colours`); "output", the mean of one output
+        over a region's corners; "depth", the first layer among those that bound the region.
+      output: which output.
+
+    Returns:
+      The collection of polygons, for a colour bar.
+
+    Raises:
+      ValueError: another colour.
+    """
+    from matplotlib.collections import PolyCollection
+
+    from dlstudy.regions import depth_of_first_change
+
+    shapes = PolyCollection([plane.polygon(i) for i in range(plane.n_regions)], linewidths=0)
+    shapes.set_rasterized(True)
+    if colour == "pattern":
+        words = [np.asarray(part, np.uint64) for part in plane.patterns]
+        shapes.set_facecolor(pattern_colours(np.concatenate(words, 1)))
+    elif colour == "output":
+        corners = plane.outputs[plane.face_vertices, output]
+        ptr = plane.cells.face_ptr
+        shapes.set_array(np.add.reduceat(corners, ptr[:-1]) / np.diff(ptr))
+        shapes.set_cmap("cividis")
+    elif colour == "depth":
+        shapes.set_array(depth_of_first_change(plane).astype(float))
+        shapes.set_cmap("cividis")
+    else:
+        raise ValueError(f"colour is {colour!r}; it must be pattern, output or depth")
+    axis.add_collection(shapes)
+    low, high = plane.vertices.min(0), plane.vertices.max(0)
+    axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    axis.grid(False)
+    return shapes
+
+
+def boundary_lines(axis, boundary):
+    """Draws a `dlstudy.regions.Boundary` over a plane: where the class of largest output changes"""
+    from matplotlib.collections import LineCollection
+
+    under = LineCollection(boundary.segments, colors="white", linewidths=2.6)
+    over = LineCollection(boundary.segments, colors="black", linewidths=1.2)
+    axis.add_collection(under)
+    return axis.add_collection(over)

@@ -84,11 +84,11 @@ def load(config: Config):
     return data.sine(config.samples, config.grid)
 
 
-def stages(config: Config) -> dict[str, int]:
+def stages(config: Config) -> dict[str, int | range]:
     """Units of progress of each stage: the measurement before training, then blocks of epochs."""
-    from experiments.relu_regions_record import blocks
-
-    units = blocks(config)
+    units = 1 + -(-config.epochs // config.block)
+    if config.epochs % config.block == 0:
+        units = range(0, config.epochs + 1, config.block)  # the last epoch of each
     found = {"main": units}
     found |= {arm: units for arm in ("decay", "zero_bias") if arm in config.controls}
     if "sizes" in config.controls:
@@ -103,8 +103,14 @@ def run(config: Config, data, host):
     return relu_regions_runs.run(config, data, host)
 
 
-def plan(config: Config) -> list[str]:
-    """What a run would do, how long and in how much memory: lines for --dry_run."""
+def plan(config: Config, seeds: int, devices: int) -> list[str]:
+    """Lines for --dry_run: what a run would do, how long and in how much memory.
+
+    Args:
+      config: the settings.
+      seeds: how many seeds would run.
+      devices: how many devices share them.
+    """
     neurons = sum(config.widths)
     weights = sum(a * b for a, b in zip((1, *config.widths), (*config.widths, 1), strict=True))
     arms = 1 + sum(arm in config.controls for arm in ("decay", "zero_bias"))
@@ -112,18 +118,18 @@ def plan(config: Config) -> list[str]:
     # the regions after it, of which there are about as many as neurons.
     training = 30 + config.samples * weights * 6 / 20_000
     exact = 60 + 3.5 * neurons
-    seconds = arms * config.num_seeds * config.epochs * (training / 2 + exact) / 1e6
+    seconds = arms * seeds * config.epochs * (training / devices + exact) / 1e6
     lines = [
         f"{config.samples} samples; {len(config.widths)} hidden layers with {neurons} neurons in "
-        f"all, {weights + neurons + 1} parameters; {config.num_seeds} seeds",
+        f"all, {weights + neurons + 1} parameters; {seeds} seeds",
         f"{arms} arm(s) of at most {config.epochs} epochs, exact regions after each",
     ]
     if "sizes" in config.controls:
         per_epoch = [30 + config.samples * len(config.widths) * w * w * 6 / 20_000
                      for w in config.sizes]  # fmt: skip
-        seconds += config.num_seeds * config.size_epochs * sum(per_epoch) / 2e6
+        seconds += seeds * config.size_epochs * sum(per_epoch) / devices / 1e6
         lines.append(f"networks of width {', '.join(map(str, config.sizes))} besides")
-    floats = arms * config.num_seeds * config.epochs * 16
+    floats = arms * seeds * config.epochs * 16
     lines.append(
         f"in all at most about {max(1, round(seconds + 30))} s, compilation included (a rough "
         f"prediction); memory about {0.6 + 8 * floats / 2**30:.1f} GiB"

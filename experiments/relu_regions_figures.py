@@ -85,9 +85,9 @@ def errors(record):
         values = held(claims.in_arm(record, "mean_error", arm))
         plots.seeds_over(right, record.epoch, values, _words(record)[arm], i)
     plots.logarithmic(right)
-    stopped = _median(claims.trained(record))
-    plots.labels(right, f"Half of the runs have stopped by epoch {stopped:.0f}", EPOCH,
-                 "mean |f - g| on the samples")  # fmt: skip
+    converged = int(claims.converged(record).sum())
+    title = f"{converged} of {record.sizes['seed']} runs converge before the cap"
+    plots.labels(right, title, EPOCH, "mean |f - g| on the samples")  # fmt: skip
     made.supxlabel(f"{_seeds(record)}; a run that stopped keeps its last value", fontsize=8)
     return made
 

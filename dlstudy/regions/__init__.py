@@ -39,8 +39,10 @@ MODULES = {
     "statistics": (
         "boundary_length_by_layer",
         "decision_boundary",
+        "density",
         "depth_of_first_change",
         "edge_lengths",
+        "in_disc",
         "regions_by_layer",
     ),
     "trace": ("UnsupportedLayer", "network_of"),

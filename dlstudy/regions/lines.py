@@ -9,6 +9,7 @@ goes through `linear.regions_on_line`, which settles it in rational arithmetic.
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -20,6 +21,12 @@ from .network import mlp
 from .planar import check_bounds
 
 U = 2.0**-53
+THREADED = 10_000  # weights from which a network takes longer than what Python does around it
+
+
+def available_cpus() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 class Pieces(NamedTuple):
@@ -198,26 +205,14 @@ def solve(theta, sizes, lo, hi):
     return certain, knots, bits, dense, value
 
 
-def flattened(kernels, biases) -> np.ndarray:
-    """[S, P]: the parameters of each network in the order `solve` reads them."""
-    parts = []
-    for kernel, bias in zip(kernels, biases, strict=True):
-        kernel, bias = np.asarray(kernel, np.float64), np.asarray(bias, np.float64)
-        parts += [kernel.reshape(len(kernel), -1), bias]
-    theta = np.concatenate(parts, 1)
-    if not np.isfinite(theta).all():
-        raise ValueError("weights must be finite")
-    return theta
-
-
-def regions_on_lines(kernels, biases, bounds, workers: int = 1) -> list[Pieces]:
+def regions_on_lines(kernels, biases, bounds, workers: int | None = None) -> list[Pieces]:
     """Regions of S networks of scalar input on [lo, hi].
 
     Args:
         kernels: per layer [S, in, out], as Flax keeps them; biases: per layer [S, out]; the last
             layer is linear.
         bounds: (lo, hi).
-        workers: threads.
+        workers: threads; None: one a core where the networks are large, else one.
 
     Raises:
         ValueError: non-finite weights, empty domain, inputs that are not scalar.
@@ -226,15 +221,22 @@ def regions_on_lines(kernels, biases, bounds, workers: int = 1) -> list[Pieces]:
     sizes = np.array([np.shape(kernels[0])[1]] + [np.shape(k)[2] for k in kernels])
     if sizes[0] != 1:
         raise ValueError(f"the input must be a scalar, not {sizes[0]} numbers")
-    theta = flattened(kernels, biases)
+    kernels, biases = ([np.asarray(a, np.float64) for a in part] for part in (kernels, biases))
+    if not all(np.isfinite(a).all() for a in (*kernels, *biases)):
+        raise ValueError("weights must be finite")
+    count = len(kernels[0])
 
     def one(i):
-        return finish(solve(theta[i], sizes, lo, hi), kernels, biases, i, (lo, hi))
+        # In the order `solve` reads them; one network at a time, which stays in the cache.
+        parts = [p[i].ravel() for both in zip(kernels, biases, strict=True) for p in both]
+        return finish(solve(np.concatenate(parts), sizes, lo, hi), kernels, biases, i, (lo, hi))
 
-    if workers == 1:
-        return [one(i) for i in range(len(theta))]
+    if workers is None:
+        workers = available_cpus() if sizes[:-1] @ sizes[1:] >= THREADED else 1
+    if min(workers, count) <= 1:
+        return [one(i) for i in range(count)]
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(one, range(len(theta))))
+        return list(pool.map(one, range(count)))
 
 
 def finish(found, kernels, biases, i, bounds) -> Pieces:

@@ -144,7 +144,7 @@ def dependent(basis: np.ndarray) -> bool:
     return not np.any(first * second[pivots[0]] - second * first[pivots[0]])
 
 
-def plane(apply_fn, params, origin, basis, bounds) -> Plane:
+def plane(apply_fn, params, origin, basis, bounds, report=None) -> Plane:
     """All regions of a network on the plane x = origin + basis @ u, u in a box.
 
     Args:
@@ -153,6 +153,8 @@ def plane(apply_fn, params, origin, basis, bounds) -> Plane:
         origin: float [*shape], one input of the network.
         basis: float [*shape, 2] or [D, 2].
         bounds: [[lo, hi], [lo, hi]] of u.
+        report: called with the number of layers done and of regions so far after each layer, for
+            progress; raise in it to give up.
 
     Raises:
         UnsupportedLayer: names a primitive that is not piecewise affine.
@@ -161,11 +163,11 @@ def plane(apply_fn, params, origin, basis, bounds) -> Plane:
     bounds = check_bounds(bounds, 2)
     flat, columns = check_basis(origin, basis, 2)
     network = network_of(apply_fn, params, np.shape(origin))
-    return regions_of(on_subspace(network, flat, columns), bounds)
+    return regions_of(on_subspace(network, flat, columns), bounds, report)
 
 
-def regions_of(network: Network, bounds) -> Plane:
-    """All regions of a network with two inputs on the box [[lo, hi], [lo, hi]]."""
+def regions_of(network: Network, bounds, report=None) -> Plane:
+    """All regions of a network with two inputs on the box [[lo, hi], [lo, hi]]; see `plane`."""
     cells, corners, sides = box(check_bounds(bounds, 2))
     oracle = Oracle(network, sides)
     last = last_uses(network)
@@ -176,6 +178,8 @@ def regions_of(network: Network, bounds) -> Plane:
         if isinstance(step.op, Kink):
             cells, new = refine(cells, values[source], level, oracle)
             level += 1
+            if report:
+                report(level, len(cells.face_ptr) - 1)
             values = {j: after_activation(*extend(v, new)) for j, v in values.items()}
             z = values[source]
             z.x[new.zero_vertex, new.zero_unit] = 0.0

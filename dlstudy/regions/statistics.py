@@ -1,4 +1,4 @@
-"""Numbers about the regions of a plane, and its decision boundary."""
+"""Numbers about the regions of a plane or a path, and a plane's decision boundary."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .linear import Line
 from .network import Network
 from .operations import Winners
 from .planar import Plane, regions_of
@@ -77,3 +78,56 @@ def decision_boundary(plane: Plane, bounds) -> Boundary:
     behind = found.edge_units[:, 0] >= layers
     sides = found.adjacency[behind]
     return Boundary(found.vertices[found.edges[behind]], region_class[sides], found, region_class)
+
+
+def density(lines: Line | list[Line], bins: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """How densely breakpoints lie along a segment or polyline.
+
+    Args:
+        lines: of `segment` or `polyline`.
+        bins: intervals of equal length in which each leg is counted.
+
+    Returns:
+        Places float64 [legs * bins + 1], in legs of the path (1.5: the middle of the second), and
+        breakpoints per leg in each interval, float64 [legs * bins]. Regions that meet where two
+        legs do are not counted there.
+    """
+    legs = [lines] if isinstance(lines, Line) else list(lines)
+    counts = []
+    for line in legs:
+        lo, hi = line.knots[[0, -1]]
+        share = (line.breakpoints - lo) / (hi - lo)
+        counts.append(np.histogram(share, bins, (0.0, 1.0))[0] * float(bins))
+    return np.linspace(0, len(legs), len(legs) * bins + 1), np.concatenate(counts)
+
+
+def in_disc(plane: Plane, centre, radius: float) -> np.ndarray:
+    """Which regions a disc of the plane meets, bool [F]: regions in a ball around a point.
+
+    Args:
+        centre: float [2]; radius: both in the plane's own coordinates u. Decided in float64.
+
+    Raises:
+        ValueError: a radius that is not positive.
+    """
+    if not radius > 0:
+        raise ValueError(f"the radius is {radius}; it must be positive")
+    centre = np.asarray(centre, np.float64)
+    ends = plane.vertices[plane.edges]
+    along = ends[:, 1] - ends[:, 0]
+    length = np.maximum((along**2).sum(1), np.finfo(float).tiny)
+    place = np.clip(((centre - ends[:, 0]) * along).sum(1) / length, 0, 1)
+    nearest = ends[:, 0] + place[:, None] * along
+    near = np.linalg.norm(nearest - centre, axis=1) <= radius
+    met = np.zeros(plane.n_regions, bool)
+    sides = plane.adjacency[near].ravel()
+    met[sides[sides >= 0]] = True
+    if not near.any():  # the disc lies within one region, or outside the box
+        corner = plane.vertices[plane.face_vertices]
+        ptr = plane.cells.face_ptr
+        following = np.roll(corner, -1, 0)
+        following[ptr[1:] - 1] = corner[ptr[:-1]]
+        step, offset = following - corner, centre - corner
+        left = step[:, 0] * offset[:, 1] - step[:, 1] * offset[:, 0] >= 0
+        met |= np.logical_and.reduceat(left, ptr[:-1])
+    return met
