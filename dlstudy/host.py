@@ -19,14 +19,28 @@ An experiment uses it like this, once per stage:
     stage.finish(rows)
 """
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 PyTree = Any
 Row = Mapping[str, np.ndarray]
+
+
+def available_cpus() -> int:
+    """CPUs this process may use: its affinity, and the quota of its container."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cpus = min(cpus, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):  # no control group, or no quota ("max")
+        pass
+    return max(1, cpus)
 
 
 class Interrupted(Exception):

@@ -1,24 +1,12 @@
 """Starts jax with one layout: how many devices share the seeds, and how."""
 
 import dataclasses
-import math
 import os
 from pathlib import Path
 from typing import Any
 
 from dlstudy.errors import UserError
-from dlstudy.host import Layout
-
-
-def available_cpus() -> int:
-    """CPUs this process may use: its affinity, and the quota of its container."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cpus = min(cpus, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):  # no control group, or no quota ("max")
-        pass
-    return max(1, cpus)
+from dlstudy.host import Layout, available_cpus
 
 
 def default_devices(available: int, seeds: int | None) -> int:

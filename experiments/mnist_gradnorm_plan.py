@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-from dlstudy.host import Layout
-from experiments.devices import available_cpus
+from dlstudy.host import Layout, available_cpus
 
 # Milliseconds of one core for one training image at the default widths, measured on a 2.6 GHz
 # AMD EPYC (Zen 4); other widths and sizes scale with the multiplications.

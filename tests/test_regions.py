@@ -317,3 +317,115 @@ def test_functions_compile_where_no_cache_can_be_kept():
 def test_bad_domains_are_refused(bad):
     with pytest.raises(ValueError, match=r"domain|bounds"):
         regions.regions_of(regions.mlp([np.ones((1, 2))], [np.ones(1)]), bad)
+
+
+# --- statistics, progress and pictures
+
+
+def random_plane(seed=0, widths=(12, 9), report=None):
+    rng = np.random.default_rng(seed)
+    sizes = [2, *widths, 3]
+    weights = [rng.normal(size=(b, a)) for a, b in pairwise(sizes)]
+    biases = [rng.normal(size=b) for b in sizes[1:]]
+    network = regions.mlp(weights, biases)
+    return regions.regions_of(network, [[-1, 1], [-1, 1]], report), (weights, biases)
+
+
+def test_progress_is_told_after_each_layer():
+    told = []
+    found, _ = random_plane(report=lambda *so_far: told.append(so_far))
+    assert told == list(enumerate(regions.regions_by_layer(found), 1))
+
+
+@pytest.mark.parametrize("radius", [1e-4, 0.1, 0.7])
+def test_a_disc_meets_the_regions_its_points_are_in(radius):
+    found, _ = random_plane()
+    centre = np.array([0.2, -0.1])
+    met = regions.in_disc(found, centre, radius)
+    angle, share = np.meshgrid(np.linspace(0, 2 * np.pi, 200), np.linspace(0, 1, 60))
+    points = centre + radius * np.stack([share * np.cos(angle), share * np.sin(angle)], -1)
+    points = points.reshape(-1, 2)
+    seen = set()
+    patterns = regions.point_patterns(found.network, found.centroids)
+    index = {row.tobytes(): i for i, row in enumerate(patterns)}
+    for row in np.unique(regions.point_patterns(found.network, points), axis=0):
+        if row.tobytes() in index:
+            seen.add(index[row.tobytes()])
+    assert seen <= set(np.flatnonzero(met))
+    # And none beyond: the nearest corner or side of each is within the radius, to the grid's step.
+    wider = regions.in_disc(found, centre, radius * 1.05)
+    assert met.sum() <= wider.sum()
+    assert len(seen) >= met.sum() - 3
+    with pytest.raises(ValueError, match="radius"):
+        regions.in_disc(found, centre, 0.0)
+
+
+def test_density_counts_the_breakpoints_of_each_leg():
+    _, (weights, biases) = random_plane()
+
+    def apply_fn(params, x):
+        for w, b in zip(*params, strict=True):
+            x = jax.nn.relu(x @ w.T + b[None]) if w.shape[0] > 3 else x @ w.T + b[None]
+        return x
+
+    points = [np.array(p) for p in ([-1.0, -1.0], [1.0, 0.5], [0.0, 1.0])]
+    legs = regions.polyline(apply_fn, (weights, biases), points)
+    places, density = regions.density(legs, bins=8)
+    assert places.shape == (17,)
+    assert places[-1] == 2
+    for i, leg in enumerate(legs):
+        own = density[8 * i : 8 * i + 8]
+        assert own.sum() / 8 == len(leg.breakpoints)
+        in_third = ((leg.breakpoints >= 2 / 8) & (leg.breakpoints < 3 / 8)).sum()
+        assert own[2] == 8 * in_third
+    np.testing.assert_array_equal(regions.density(legs[0], 8)[1], density[:8])
+
+
+@pytest.mark.parametrize("colour", ["pattern", "output", "depth"])
+def test_pictures_of_a_plane(colour):
+    from dlstudy import plots
+
+    found, _ = random_plane()
+    made, (axis,) = plots.figure()
+    shapes = plots.plane_regions(axis, found, colour)
+    plots.boundary_lines(axis, regions.decision_boundary(found, [[-1, 1], [-1, 1]]))
+    assert len(shapes.get_paths()) == found.n_regions
+    made.canvas.draw()
+    assert len(shapes.get_facecolor()) == found.n_regions
+    with pytest.raises(ValueError, match="pattern, output or depth"):
+        plots.plane_regions(axis, found, "hue")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_networks_on_a_line_compared_equal_a_fine_count(seed):
+    rng = np.random.default_rng(seed)
+    sizes = (1, 6, 70, 1)
+    kernels = [rng.normal(size=(2, a, b)) for a, b in pairwise(sizes)]
+    kernels = [np.stack([k[0], k[0] + 0.2 * k[1]]) for k in kernels]
+    biases = [rng.normal(size=(2, b)) for b in sizes[1:]]
+    first, second = regions.regions_on_lines(kernels, biases, (-1, 1))
+    found = regions.between(first, second)
+    networks = [regions.mlp([k[i].T for k in kernels], [b[i] for b in biases]) for i in range(2)]
+    lines = [regions.regions_on_line(n, [(-1.0, 1.0)]) for n in networks]
+    exact = regions.track(*lines, [(-1.0, 1.0)])
+    np.testing.assert_allclose(found.domain_hamming, exact.hamming / exact.measure, rtol=1e-9)
+    assert found.born == len(exact.born)
+    assert found.died == len(exact.died)
+    same = regions.between(first, first)
+    assert same == (0.0, 0, 0)
+
+
+@pytest.mark.parametrize("workers", [None, 1, 3])
+def test_networks_on_lines_are_the_same_in_threads(workers):
+    rng = np.random.default_rng(0)
+    kernels = [rng.normal(size=(5, a, b)) for a, b in ((1, 8), (8, 8), (8, 1))]
+    biases = [rng.normal(size=(5, b)) for b in (8, 8, 1)]
+    alone = [
+        regions.regions_on_lines([k[[i]] for k in kernels], [b[[i]] for b in biases], (-1, 1))[0]
+        for i in range(5)
+    ]
+    for a, b in zip(
+        alone, regions.regions_on_lines(kernels, biases, (-1, 1), workers), strict=True
+    ):
+        np.testing.assert_array_equal(a.knots, b.knots)
+        np.testing.assert_array_equal(a.patterns, b.patterns)

@@ -9,11 +9,12 @@ goes through `linear.regions_on_line`, which settles it in rational arithmetic.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+
+from dlstudy.host import available_cpus
 
 from .compiled import njit
 from .linear import regions_on_line
@@ -22,11 +23,6 @@ from .planar import check_bounds
 
 U = 2.0**-53
 THREADED = 10_000  # weights from which a network takes longer than what Python does around it
-
-
-def available_cpus() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 class Pieces(NamedTuple):

@@ -26,7 +26,7 @@ from rich.live import Live
 from rich.table import Table
 
 from dlstudy import records
-from experiments.devices import available_cpus
+from dlstudy.host import available_cpus
 from scripts.benchmarks import results
 from scripts.benchmarks.workers import Task, Worker
 

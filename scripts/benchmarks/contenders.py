@@ -57,7 +57,7 @@ def pytorch(task):
     import torch
     from torch import nn
 
-    from experiments.devices import available_cpus
+    from dlstudy.host import available_cpus
 
     torch.set_num_threads(available_cpus())
     torch.manual_seed(0)
