@@ -7,6 +7,7 @@ from experiments import relu_regions_claims as claims
 EPOCH = "epoch"
 SHOWN = 240  # epochs of the picture of moving regions, evenly spread
 FRAMES = 60
+WINDOWS = 100  # stretches of epochs of which the mean is shown
 X = "x"
 
 
@@ -200,29 +201,42 @@ def animation(record):
     return plots.Moving(made, draw, len(chosen))
 
 
+def windows(values):
+    """[S, epochs] as means over at most WINDOWS stretches of epochs: (their middles, [S, W])."""
+    parts = np.array_split(np.arange(values.shape[1]), min(WINDOWS, values.shape[1]))
+    means = np.full((len(values), len(parts)), np.nan)
+    for i, part in enumerate(parts):
+        seen = np.isfinite(values[:, part])
+        total = np.where(seen, values[:, part], 0).sum(1)
+        means[:, i] = np.where(seen.any(1), total / np.maximum(seen.sum(1), 1), np.nan)
+    return np.array([1 + part.mean() for part in parts]), means
+
+
 def hamming(record):
     from dlstudy import plots
 
     made, (left, right) = plots.figure(2)
     for i, arm in enumerate(a for a in ("main", "decay") if a in record.arm):
         values = claims.in_arm(record, "hamming", arm)[:, 1:]
-        plots.seeds_over(left, record.epoch[1:], values, _words(record)[arm], i)
-    left.set_yscale("symlog", linthresh=1)
+        plots.seeds_over(left, *windows(values), _words(record)[arm], i)
+    left.set_yscale("symlog", linthresh=0.1)
     left.set_ylim(bottom=0)
     kept = _median(claims.hamming_kept(record))
-    plots.labels(left, f"At a constant rate the distance falls to {kept:.1%} of its start", EPOCH,
-                 "units x samples that change in an epoch")  # fmt: skip
+    title = f"At a constant rate the distance falls to {kept:.1%} of its start"
+    plots.labels(left, title, EPOCH, "units x samples that change in an epoch")
     at_samples = claims.in_arm(record, "hamming")[:, 1:] / record.attrs["samples"]
-    plots.seeds_over(right, record.epoch[1:], at_samples, "mean over the samples", 0, singles=False)
     over_all = claims.in_arm(record, "domain_hamming")[:, 1:]
-    plots.seeds_over(right, record.epoch[1:], over_all, "mean over the domain, exact", 1,
-                     singles=False)  # fmt: skip
-    right.set_yscale("symlog", linthresh=1e-4)
-    right.set_ylim(bottom=0)
-    blind = float(np.nanmean((at_samples == 0) & (over_all > 0)))
-    plots.labels(right, f"In {blind:.0%} of the epochs the samples see no change where there is",
-                 EPOCH, "units that change at a point")  # fmt: skip
-    made.supxlabel(f"{_seeds(record)}; only runs that still go on", fontsize=8)
+    for i, (values, label) in enumerate((
+        (at_samples, "mean over the samples"), (over_all, "mean over the domain, exact"),
+    )):  # fmt: skip
+        plots.seeds_over(right, *windows(values), label, i, singles=False)
+    plots.logarithmic(right)
+    blind = (at_samples == 0)[over_all > 0].mean() if (over_all > 0).any() else 0.0
+    title = f"In {blind:.0%} of the epochs with a change the samples see none"
+    plots.labels(right, title, EPOCH, "units that change at a point in an epoch")
+    stretch = max(1, (record.sizes["epoch"] - 1) // WINDOWS)
+    words = f"{_seeds(record)}; means over {stretch} epochs, of the runs that still go on"
+    made.supxlabel(words, fontsize=8)
     return made
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from dlstudy.host import available_cpus
 
@@ -220,19 +221,30 @@ def regions_on_lines(kernels, biases, bounds, workers: int | None = None) -> lis
     kernels, biases = ([np.asarray(a, np.float64) for a in part] for part in (kernels, biases))
     if not all(np.isfinite(a).all() for a in (*kernels, *biases)):
         raise ValueError("weights must be finite")
+    parts = [part for both in zip(kernels, biases, strict=True) for part in both]
+
+    def some(indices):
+        # One buffer for all: it stays in the cache, and its memory is asked for once.
+        theta = np.empty(sum(part[0].size for part in parts))
+        found = []
+        for i in indices:
+            start = 0
+            for part in parts:
+                stop = start + part[i].size
+                theta[start:stop].reshape(part[i].shape)[...] = part[i]
+                start = stop
+            found.append(finish(solve(theta, sizes, lo, hi), kernels, biases, i, (lo, hi)))
+        return found
+
     count = len(kernels[0])
-
-    def one(i):
-        # In the order `solve` reads them; one network at a time, which stays in the cache.
-        parts = [p[i].ravel() for both in zip(kernels, biases, strict=True) for p in both]
-        return finish(solve(np.concatenate(parts), sizes, lo, hi), kernels, biases, i, (lo, hi))
-
     if workers is None:
         workers = available_cpus() if sizes[:-1] @ sizes[1:] >= THREADED else 1
-    if min(workers, count) <= 1:
-        return [one(i) for i in range(count)]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(one, range(count)))
+    shares = np.array_split(np.arange(count), max(1, min(workers, count)))
+    if len(shares) == 1:
+        return some(shares[0])
+    # BLAS's own threads would compete with these.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(len(shares)) as pool:
+        return [pieces for share in pool.map(some, shares) for pieces in share]
 
 
 def finish(found, kernels, biases, i, bounds) -> Pieces:

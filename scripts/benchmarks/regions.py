@@ -8,6 +8,7 @@ runs/benchmark/<UTC time>/regions.{md,json}.
 """
 
 import argparse
+import contextlib
 import json
 import resource
 import subprocess
@@ -93,7 +94,8 @@ def problem(name: str, folder: Path | None):
     layers = range(int(case["n_hidden"]) + 1)
     weights, biases = [case[f"W{i}"] for i in layers], [case[f"b{i}"] for i in layers]
     if kind == "batch":
-        kernels = [np.stack([w.T] * BATCH) for w in weights]
+        # As Flax keeps them.
+        kernels = [np.ascontiguousarray(np.stack([w.T] * BATCH)) for w in weights]
         offsets = [np.stack([b] * BATCH) for b in biases]
 
         def batch():
@@ -147,17 +149,25 @@ def exponent() -> tuple[float, list]:
 def peak(name: str, folder: Path | None) -> tuple[float, float]:
     """GB of memory at the peak of one case in a process of its own, and before the case."""
     code = (
-        "import resource, sys; from scripts.benchmarks import regions as r; from pathlib import "
-        "Path; import jax; f = Path(sys.argv[2]) if sys.argv[2] else None\n"
+        "import sys; from scripts.benchmarks import regions as r; from pathlib import Path; "
+        "import jax; f = Path(sys.argv[2]) if sys.argv[2] else None\n"
         "r.problem('2d_64x3_torch_s0', f)[0]()\n"  # loads what is compiled
-        "now = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "call = r.problem(sys.argv[1], f)[0]; before = now(); call(); print(now(), before)"
+        "call = r.problem(sys.argv[1], f)[0]; before = r.high_water(); call()\n"
+        "print(r.high_water(), before)"
     )
     argv = [sys.executable, "-c", code, name, str(folder or "")]
     out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-    unit = 1 if sys.platform == "darwin" else 1024
-    after, before = (int(word) * unit / 1e9 for word in out.split())
+    after, before = (float(word) / 1e9 for word in out.split())
     return after, before
+
+
+def high_water() -> float:
+    """Bytes of memory at this process's peak. (A child's ru_maxrss counts its parent's too.)"""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/self/status").read_text()
+        return 1024 * int(text.partition("VmHWM:")[2].split()[0])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def mark(value: float, target: float) -> str:
@@ -188,21 +198,20 @@ def main(arguments=None) -> int:
     console.print(table)
     slope, sizes = exponent()
     after, before = peak("2d_256x3_torch_s0", options.cases)
-    peak_here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     notes = [
         f"Seconds grow as (regions x units)^{slope:.2f} over widths {WIDTHS[1]} to {WIDTHS[-1]} "
         f"(1 or less: {mark(slope, 1.05)}).",
         f"Peak memory of the 256x3 plane: {after:.2f} GB, of which {before:.2f} GB were there "
         f"before it (target {MEMORY_TARGET} GB: {mark(after, MEMORY_TARGET)}).",
         f"{'Shared cases' if options.cases else 'Random networks of the same shapes'}; median of "
-        f"{options.repeats}, one thread, {records.cpu_model()}; seconds a network.",
+        f"{options.repeats}, one thread (lines: one a core), {records.cpu_model()}; seconds a network.",
     ]
     for note in notes:
         console.print(note, highlight=False)
     folder = records.new_path(Path(options.runs_dir) / "benchmark")
     (folder / "regions.md").write_text("\n".join([*lines, "", *notes]) + "\n")
     found = {"cases": rows, "exponent": slope, "sizes": sizes, "peak_gb": [after, before],
-             "commit": records.commit(), "peak_of_all": peak_here}  # fmt: skip
+             "commit": records.commit()}  # fmt: skip
     (folder / "regions.json").write_text(json.dumps(found, indent=1) + "\n")
     console.print(f"results: {folder}", highlight=False)
     return 0
