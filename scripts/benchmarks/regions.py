@@ -204,7 +204,8 @@ def main(arguments=None) -> int:
         f"Peak memory of the 256x3 plane: {after:.2f} GB, of which {before:.2f} GB were there "
         f"before it (target {MEMORY_TARGET} GB: {mark(after, MEMORY_TARGET)}).",
         f"{'Shared cases' if options.cases else 'Random networks of the same shapes'}; median of "
-        f"{options.repeats}, one thread (lines: one a core), {records.cpu_model()}; seconds a network.",
+        f"{options.repeats}, one thread (lines: one a core), {records.cpu_model()}; seconds "
+        "are those of one network.",
     ]
     for note in notes:
         console.print(note, highlight=False)
