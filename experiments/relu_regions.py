@@ -9,7 +9,8 @@ study is vacuous; networks of other sizes give the count against the number of n
 
     python -m experiments.relu_regions --flagfile=experiments/flags/relu_regions.txt
 
-`relu_regions_quick.txt` takes half a minute, `relu_regions_full.txt` has more and wider networks.
+`relu_regions_quick.txt` takes half a minute, the default two; `relu_regions_full.txt` has more and
+wider networks.
 """
 
 import dataclasses
