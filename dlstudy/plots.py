@@ -196,7 +196,8 @@ def plane_regions(axis, plane, colour: str = "pattern", output: int = 0):
     shapes = PolyCollection([plane.polygon(i) for i in range(plane.n_regions)], linewidths=0)
     shapes.set_rasterized(True)
     if colour == "pattern":
-        words = [np.asarray(part, np.uint64) for part in plane.patterns]
+        none = np.zeros((plane.n_regions, 0), np.uint64)
+        words = [none, *(np.asarray(part, np.uint64) for part in plane.patterns)]
         shapes.set_facecolor(pattern_colours(np.concatenate(words, 1)))
     elif colour == "output":
         corners = plane.outputs[plane.face_vertices, output]

@@ -132,6 +132,33 @@ def state_of(path: Path) -> str:
     return "other" if names else "empty"
 
 
+def without_diverged(record):
+    """A record with every run that diverged as NaN, for figures.
+
+    Args:
+        record: with `diverged_step` over arm and seed, -1 where a run did not; variables without an
+            arm are the main arm's.
+
+    Returns:
+        The record; its attribute `left_out`, if any run diverged, names them.
+    """
+    good = record["diverged_step"] < 0
+    left_out = [
+        f"{seed} of {arm}"
+        for arm in record.arm.values for seed in record.seed.values[~good.sel(arm=arm).values]
+    ]  # fmt: skip
+    if not left_out:
+        return record
+    main = good.sel(arm="main", drop=True)
+    masked = {
+        name: values.where(good if "arm" in values.dims else main)
+        for name, values in record.items()
+        if "seed" in values.dims and values.dtype.kind == "f"
+    }
+    masked = {name: values.transpose(*record[name].dims) for name, values in masked.items()}
+    return record.assign(masked).assign_attrs(left_out=", ".join(left_out))
+
+
 def new_path(runs: Path) -> Path:
     """Makes an empty folder named after the time, in UTC, and returns its path.
 

@@ -197,6 +197,9 @@ def read_command(module: ModuleType, arguments: Sequence[str]) -> Job:
         records.DamagedError: the folder's manifest cannot be read.
     """
     (config, options), given = flagging.parse(arguments, module.Config, Options)
+    for name in ("run_dir", "runs_dir"):
+        if given.get(name) == "":
+            raise UserError(f"--{name}=: must name a folder, or be left out")
     path = Path(options.run_dir).expanduser() if options.run_dir else None
     found = records.state_of(path) if path else "absent"
     if found == "other":

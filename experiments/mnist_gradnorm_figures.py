@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 
+from dlstudy import records
 from experiments import mnist_gradnorm_claims as claims
 
 EPOCH = "epoch"
@@ -14,7 +15,7 @@ def figures(record):
     """Yields (name, figure) for whatever the record holds."""
     from matplotlib.ticker import MaxNLocator
 
-    record = without_diverged(record)
+    record = records.without_diverged(record)
     for name, draw, needs in (
         ("gradient_norms", gradient_norms, "grad_norm"),
         ("error", error, "test_error"),
@@ -37,25 +38,6 @@ def figures(record):
                 if axis.get_xlabel() == EPOCH:
                     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             yield name, made
-
-
-def without_diverged(record):
-    """The record with every run that diverged as NaN in all its variables, and their names."""
-    good = record["diverged_step"] < 0
-    left_out = [
-        f"{seed} of {arm}"
-        for arm in record.arm.values for seed in record.seed.values[~good.sel(arm=arm).values]
-    ]  # fmt: skip
-    if not left_out:
-        return record
-    main = good.sel(arm="main", drop=True)
-    masked = {
-        name: values.where(good if "arm" in values.dims else main)
-        for name, values in record.items()
-        if "seed" in values.dims and name != "diverged_step"
-    }
-    masked = {name: values.transpose(*record[name].dims) for name, values in masked.items()}
-    return record.assign(masked).assign_attrs(left_out=", ".join(left_out))
 
 
 def _median(values) -> float:

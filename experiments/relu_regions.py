@@ -66,6 +66,8 @@ class Config:
     def check(self):
         from dlstudy.errors import UserError
 
+        if not self.widths:
+            raise UserError("--widths=: must name at least one hidden layer")
         if self.batch_size > self.samples:
             raise UserError(
                 f"--batch_size={self.batch_size}: must be at most {self.samples}, the --samples"

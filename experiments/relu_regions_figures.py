@@ -1,7 +1,10 @@
 """The figures of `relu_regions`, from its record alone; titles state what was found."""
 
+import warnings
+
 import numpy as np
 
+from dlstudy.records import without_diverged
 from experiments import relu_regions_claims as claims
 
 EPOCH = "epoch"
@@ -15,16 +18,19 @@ def figures(record):
     """Yields (name, figure) for whatever the record holds."""
     from matplotlib.ticker import MaxNLocator
 
-    for name, draw in (
-        ("errors", errors),
-        ("function", function),
-        ("patterns", patterns_over_x),
-        ("motion", motion),
-        ("hamming", hamming),
-        ("counts", counts),
-        ("settling", settling),
+    good = without_diverged(record)
+    for name, draw, of in (
+        ("errors", errors, good),
+        ("function", function, record),
+        ("patterns", patterns_over_x, record),
+        ("motion", motion, record),
+        ("hamming", hamming, good),
+        ("counts", counts, good),
+        ("settling", settling, good),
     ):
-        made = draw(record)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # medians of nothing, after divergence
+            made = draw(of)
         for axis in made.axes:
             if axis.get_xlabel() == EPOCH:
                 axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -36,8 +42,16 @@ def _median(values) -> float:
     return float(np.nanmedian(np.asarray(values, float)))
 
 
+def _share(values) -> str:
+    """Median of ratios as a percentage; in words where there is none."""
+    values = np.asarray(values, float)
+    return f"{100 * np.nanmedian(values):.3g}%" if np.isfinite(values).any() else "an unknown share"
+
+
 def _seeds(record) -> str:
-    return f"median, quartiles and single runs of {record.sizes['seed']} seeds"
+    words = f"median, quartiles and single runs of {record.sizes['seed']} seeds"
+    left_out = record.attrs.get("left_out")
+    return f"{words}; left out, as diverged: seed {left_out}" if left_out else words
 
 
 def held(values):
@@ -80,7 +94,7 @@ def errors(record):
         plots.seeds_over(left, record.epoch, values, label, i, singles=i % 2 == 1)
     plots.logarithmic(left)
     kept = claims.mean_error_kept(record), claims.max_error_kept(record)
-    title = f"Average and maximal error fall to {_median(kept[0]):.1%} and {_median(kept[1]):.1%}"
+    title = f"Mean and maximal error end at {_share(kept[0])} and {_share(kept[1])} of their start"
     plots.labels(left, title, EPOCH, "|f - g|")
     for i, arm in enumerate(record.arm.values):
         values = held(claims.in_arm(record, "mean_error", arm))
@@ -177,7 +191,7 @@ def motion(record):
     axis.grid(False)
     axis.invert_yaxis()
     counts = [len(p.knots) - 1 for p in (found[0], found[-1])]
-    title = f"Regions of seed {seed} move: {counts[0]} before training, {counts[1]} at the end"
+    title = f"Regions of seed {seed}: {counts[0]} before training, {counts[1]} at the end"
     plots.labels(axis, title, X, EPOCH)
     made.supxlabel("colour: the activation pattern", fontsize=8)
     return made
@@ -221,8 +235,8 @@ def hamming(record):
         plots.seeds_over(left, *windows(values), _words(record)[arm], i)
     left.set_yscale("symlog", linthresh=0.1)
     left.set_ylim(bottom=0)
-    kept = _median(claims.hamming_kept(record))
-    title = f"At a constant rate the distance falls to {kept:.1%} of its start"
+    kept = _share(claims.hamming_kept(record))
+    title = f"At a constant rate the distance ends at {kept} of its start"
     plots.labels(left, title, EPOCH, "units x samples that change in an epoch")
     at_samples = claims.in_arm(record, "hamming")[:, 1:] / record.attrs["samples"]
     over_all = claims.in_arm(record, "domain_hamming")[:, 1:]
@@ -234,8 +248,8 @@ def hamming(record):
     blind = (at_samples == 0)[over_all > 0].mean() if (over_all > 0).any() else 0.0
     title = f"In {blind:.0%} of the epochs with a change the samples see none"
     plots.labels(right, title, EPOCH, "units that change at a point in an epoch")
-    stretch = max(1, (record.sizes["epoch"] - 1) // WINDOWS)
-    words = f"{_seeds(record)}; means over {stretch} epochs, of the runs that still go on"
+    stretch = -(-(record.sizes["epoch"] - 1) // WINDOWS)
+    words = f"{_seeds(record)}; means over up to {stretch} epochs, of the runs that still go on"
     made.supxlabel(words, fontsize=8)
     return made
 
@@ -279,16 +293,21 @@ def settling(record):
     for i, (name, label) in enumerate((
         ("hamming", "changes of patterns"), ("displacement", "way of the weights"),
     )):  # fmt: skip
-        rows = []
+        rows = [np.full(len(share), np.nan)]
         for values, end in zip(claims.in_arm(record, name), claims.trained(record), strict=True):
             total = np.cumsum(values[1 : end + 1])
-            if end and total[-1] > 0:
+            if end and np.isfinite(total[-1]) and total[-1] > 0:
                 rows.append(np.interp(share * end, np.arange(end + 1), np.append(0, total)))
                 rows[-1] = rows[-1] / total[-1]
         plots.seeds_over(axis, 100 * share, 100 * np.array(rows), label, i)
-    lead = -100 * _median(claims.half_lead(record))
-    sooner = "sooner" if lead >= 0 else "later"
-    title = f"Half of the patterns' changes come {abs(lead):.0f} points {sooner} than the weights'"
+    leads = 100 * claims.half_lead(record)
+    title = "No pattern changed"
+    if np.isfinite(leads).any():
+        lead = -_median(leads)
+        sooner = "sooner" if lead >= 0 else "later"
+        title = (
+            f"Half of the patterns' changes come {abs(lead):.0f} points {sooner} than the weights'"
+        )
     plots.labels(axis, title, "share of the run's epochs (%)", "share of its sum (%)")
     made.supxlabel(_seeds(record), fontsize=8)
     return made

@@ -8,6 +8,7 @@ import numpy as np
 
 from dlstudy import models, regions
 from dlstudy.data import DOMAIN
+from dlstudy.regions.resolve import unpack
 
 # name: (unit, long name), all float32 over arm, seed, epoch.
 VARIABLES = {
@@ -29,7 +30,7 @@ END_VARIABLES = {
     "linear_pieces": ("1", "maximal affine pieces of the output"),
     "distinct_patterns": ("1", "different patterns among the regions"),
     "map_error": ("1", "largest |f - its affine piece| over the largest |f|, beyond rounding"),
-    "covered": ("1", "share of the domain that the regions cover"),
+    "misplaced": ("1", "share of 2,000 points whose pattern is not that of their region"),
     "smallest_region": ("1", "length of the shortest region"),
 }
 MOMENTS = ("start", "end")
@@ -70,6 +71,17 @@ def pieces_of(record, flat) -> list:
     return exact_regions(unflatten(record.attrs["widths"], flat))
 
 
+def counts(params) -> np.ndarray:
+    """Regions of each network, float32[N]; NaN where parameters are not finite."""
+    leaves = [np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(params)]
+    good = np.isfinite(np.concatenate(leaves, 1)).all(1)
+    found = np.full(len(good), np.nan, np.float32)
+    if good.any():
+        pieces = exact_regions(jax.tree.map(lambda leaf: np.asarray(leaf)[good], params))
+        found[good] = [len(p.knots) - 1 for p in pieces]
+    return found
+
+
 def examine(widths, flat) -> dict[str, np.ndarray]:
     """What is said of the regions of N networks [N, P] by a certificate, [N] each."""
     kernels, biases = layers_of(unflatten(widths, flat))
@@ -78,9 +90,16 @@ def examine(widths, flat) -> dict[str, np.ndarray]:
         network = regions.mlp([k[i].T for k in kernels], [b[i] for b in biases])
         line = regions.regions_on_line(network, [DOMAIN])
         checked = regions.certify(line)
+        # Between the points of every grid used elsewhere; a knot is on neither side.
+        points = np.linspace(*DOMAIN, 4001)[1::2]
+        inside = np.abs(points[:, None] - line.knots).min(1) > 1e-9
+        region = np.searchsorted(line.knots, points[inside], "right") - 1
+        stored = [unpack(p, w) for p, w in zip(line.patterns, widths, strict=True)]
+        found_there = regions.point_patterns(network, points[inside][:, None])
+        wrong = (np.concatenate(stored, 1)[region] != found_there).any(1)
         keys = {tuple(row) for row in np.concatenate(line.patterns, 1).tolist()}
         values = line.linear_pieces, len(keys), checked.map_error
-        values += (1 - checked.measure_error, checked.smallest)
+        values += (wrong.mean(), checked.smallest)
         for name, value in zip(END_VARIABLES, values, strict=True):
             found[name][i] = value
     return found

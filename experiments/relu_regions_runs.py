@@ -224,10 +224,8 @@ class Study:
         def advance(unit, state):
             width = self.config.sizes[unit]
             ends = self.over_seeds(lambda key: self.train_size(width, key))(self.keys)
-            counts = [
-                [len(p.knots) - 1 for p in records.exact_regions(jax.device_get(e))] for e in ends
-            ]
-            return state, {"size_regions": np.array(counts, np.float32).T}
+            counts = [records.counts(jax.device_get(params)) for params in ends]
+            return state, {"size_regions": np.stack(counts, 1)}
 
         return run_stage(
             self.host, "sizes", len(self.config.sizes), lambda: (), advance,

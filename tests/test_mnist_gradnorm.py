@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 import xarray
 
-from dlstudy import data, losses, models, sweep, tfds_sets
+from dlstudy import data, losses, models, records, sweep, tfds_sets
 from dlstudy.claims import judge
 from experiments import (
     cli,
     console,
     flagging,
     mnist_gradnorm,
-    mnist_gradnorm_figures,
     mnist_gradnorm_plan,
     mnist_gradnorm_runs,
 )
@@ -394,7 +393,7 @@ def test_figures_and_verdicts_of_a_record_with_gaps(gap, record):
 
 def test_a_diverged_run_is_in_no_figure_and_named(record):
     found = diverged_at(record, 3, [1])
-    masked = mnist_gradnorm_figures.without_diverged(found)
+    masked = records.without_diverged(found)
     assert masked.attrs["left_out"] == "1 of main"
     for name, values in masked.items():
         if "seed" in values.dims and name != "diverged_step":

@@ -1,5 +1,6 @@
 """Counts against the shared cases, and against rational arithmetic on degenerate tiny networks."""
 
+import io
 import json
 import os
 import subprocess
@@ -390,7 +391,7 @@ def test_pictures_of_a_plane(colour):
     shapes = plots.plane_regions(axis, found, colour)
     plots.boundary_lines(axis, regions.decision_boundary(found, [[-1, 1], [-1, 1]]))
     assert len(shapes.get_paths()) == found.n_regions
-    made.canvas.draw()
+    made.savefig(io.BytesIO(), dpi=20)
     assert len(shapes.get_facecolor()) == found.n_regions
     with pytest.raises(ValueError, match="pattern, output or depth"):
         plots.plane_regions(axis, found, "hue")
@@ -429,3 +430,39 @@ def test_networks_on_lines_are_the_same_in_threads(workers):
     ):
         np.testing.assert_array_equal(a.knots, b.knots)
         np.testing.assert_array_equal(a.patterns, b.patterns)
+
+
+def test_a_network_without_kinks_is_one_region_everywhere():
+    from dlstudy import plots
+
+    network = regions.mlp([np.array([[1.0, 2.0], [0.5, -1.0]])], [np.zeros(2)])
+    bounds = [[-1, 1], [-1, 1]]
+    found = regions.regions_of(network, bounds)
+    assert found.n_regions == 1
+    assert regions.certify(found).holds()
+    change = regions.track(found, found, bounds)
+    assert (change.hamming, len(change.born), len(change.died)) == (0, 0, 0)
+    regions.audit_grid(found, 5)
+    assert regions.boundary_length_by_layer(found).shape == (0,)
+    _, (axis,) = plots.figure()
+    plots.plane_regions(axis, found)
+
+
+def test_comparisons_of_what_cannot_be_compared_are_refused():
+    first, _ = random_plane(0)
+    other, _ = random_plane(0, widths=(12, 8))
+    bounds = [[-1, 1], [-1, 1]]
+    with pytest.raises(ValueError, match="more than their weights"):
+        regions.track(first, other, bounds)
+    for ask in (lambda b: regions.track(first, first, b),
+                lambda b: regions.decision_boundary(first, b)):  # fmt: skip
+        with pytest.raises(ValueError, match="found on"):
+            ask([[-1, 1], [-1, 2]])
+    kernels, biases = [np.ones((1, 1, 2)), np.ones((1, 2, 1))], [np.ones((1, 2)), np.ones((1, 1))]
+    here, there = (regions.regions_on_lines(kernels, biases, b)[0] for b in ((-2, 1), (-2, 2)))
+    with pytest.raises(ValueError, match="domains differ"):
+        regions.between(here, there)
+    with pytest.raises(ValueError, match="two points"):
+        regions.polyline(lambda p, x: x, (), [np.zeros(2)])
+    with pytest.raises(ValueError, match="no line"):
+        regions.density([])

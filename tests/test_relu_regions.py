@@ -115,7 +115,7 @@ def test_biases_at_zero_give_two_regions_at_the_start(record):
 
 def test_ends_are_certified(record):
     assert np.all(record["map_error"] < 1e-9)
-    np.testing.assert_allclose(record["covered"], 1, atol=1e-6)
+    assert np.all(record["misplaced"] == 0)
     ends = record["distinct_patterns"].sel(moment="end", arm="main")
     np.testing.assert_array_equal(ends, claims.at_end(record, "regions"))
     start = record["distinct_patterns"].sel(moment="start", arm="main")
@@ -198,6 +198,16 @@ def test_resumed_and_lone_seeds_repeat_the_numbers(record, tmp_path, monkeypatch
         assert again[name].values.tobytes() == record[name].values.tobytes(), name
 
 
+def test_a_run_that_explodes_is_named_and_ends(tmp_path):
+    folder = tmp_path / "run"
+    status, out, err = main(f"--run_dir={folder}", "--learning_rate=1e30", "--epochs=3")
+    assert status == 0, out + err
+    record = xarray.load_dataset(folder / "record.nc")
+    assert np.all(record["diverged_step"].sel(arm=["main", "decay"]) >= 1)
+    assert np.isnan(record["size_regions"].sel(moment="end")).all()
+    assert np.all(record["size_regions"].sel(moment="start") >= 1)
+
+
 # --- claims on a record whose numbers are known
 
 
@@ -218,7 +228,7 @@ def example(seeds=20, epochs=20):
     variables["regions"][1][2, :, 0] = 2
     variables["hamming"][1][1, :, -2:] = 0
     ends = np.ones((3, 2, seeds))
-    for name, value in (("map_error", 0), ("distinct_patterns", 32), ("covered", 1)):
+    for name, value in (("map_error", 0), ("distinct_patterns", 32), ("misplaced", 0)):
         variables[name] = (("arm", "moment", "seed"), value * ends)
     variables["epochs_trained"] = (("arm", "seed"), np.full((3, seeds), epochs))
     variables["converged"] = (("arm", "seed"), np.ones((3, seeds)))
@@ -234,7 +244,7 @@ EXPECTED = {
     claims.converged: 1,
     claims.map_error: 0,
     claims.repeated_patterns: 0,
-    claims.uncovered: 0,
+    claims.misplaced: 0,
     claims.start_count: -1,
     claims.start_count_zero_bias: -3,
     claims.end_count: 1,
@@ -266,9 +276,13 @@ def test_verdicts_follow_the_record():
     broken = example()
     broken["hamming"] = broken["hamming"] * 0 + 5 + broken.epoch
     broken["map_error"] = broken["map_error"] + 1e-6
+    broken["misplaced"] = broken["misplaced"] + 1 / 2000
+    broken["mean_error"] = 1 / broken["mean_error"]
     found = {v.id: v.verdict for v in judge(relu_regions.CLAIMS, broken)}
     assert found["4.3a"] == "refuted"
     assert found["4.2a"] == "refuted"
+    assert found["4.2b"] == "refuted"
+    assert found["4.1c"] == "refuted"  # what rises has not converged
 
 
 # --- figures, folder, settings
@@ -339,6 +353,7 @@ def test_the_defaults_are_those_of_the_flagfile():
     [
         (["--batch_size=41"], "batch_size=41: must be at most 40"),
         (["--widths=0"], "widths"),
+        (["--widths="], "at least one hidden layer"),
         (["--sizes=3,3"], "must not repeat"),
         (["--controls=dropout"], "must be one of decay"),
         (["--gain=1"], "gain"),

@@ -58,7 +58,8 @@ def point_patterns(network: Network, points: np.ndarray) -> np.ndarray:
         if isinstance(step.op, Winners):
             rounds = [signs[level] for level in group_levels(network, step.op.group)]
             parts.append(winners(step.op, rounds))
-    return np.concatenate([np.asarray(p, np.uint16) for p in parts], 1)
+    parts = [np.asarray(p, np.uint16) for p in parts] or [np.zeros((len(points), 0), np.uint16)]
+    return np.concatenate(parts, 1)
 
 
 def certify(found: Plane | Line) -> Certificate:

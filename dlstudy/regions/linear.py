@@ -220,4 +220,6 @@ def segment(apply_fn, params, start, end) -> Line:
 
 def polyline(apply_fn, params, points) -> list[Line]:
     """One `Line` for each leg between consecutive points [P, *shape]."""
+    if len(points) < 2:
+        raise ValueError(f"a polyline needs two points or more, not {len(points)}")
     return [segment(apply_fn, params, a, b) for a, b in pairwise(points)]

@@ -122,12 +122,26 @@ def check_bounds(bounds, dimension: int) -> np.ndarray:
     return bounds
 
 
+def check_domain(found, bounds) -> None:
+    """Raises ValueError if the bounds are not those with which the regions were found."""
+    if isinstance(found, Plane):
+        have = np.stack([found.vertices.min(0), found.vertices.max(0)], 1)
+    else:
+        have = found.knots[None, [0, -1]]
+    # Vertices on the border are crossings: within rounding of it.
+    bounds = check_bounds(bounds, len(have))
+    if np.abs(bounds - have).max() > 1e-9 * np.ptp(bounds, axis=1).max():
+        raise ValueError(f"the regions were found on {have.tolist()}, not on {bounds.tolist()}")
+
+
 def check_basis(origin, basis, dimension: int) -> tuple[np.ndarray, np.ndarray]:
     """Origin [D] and basis [D, dimension] in float64; raises ValueError on dependent columns."""
     origin = np.asarray(origin, np.float64).ravel()
     basis = np.asarray(basis, np.float64).reshape(len(origin), -1)
-    if basis.shape[1] != dimension or not np.isfinite(basis).all() or not np.isfinite(origin).all():
-        raise ValueError(f"need a finite origin [D] and basis [D, {dimension}], not {basis.shape}")
+    if basis.shape[1] != dimension:
+        raise ValueError(f"need a basis [D, {dimension}], not {list(basis.shape)}")
+    if not np.isfinite(basis).all() or not np.isfinite(origin).all():
+        raise ValueError("origin and basis must be finite")
     if dimension == 1 and not basis.any():
         raise ValueError("the direction is zero")
     if dimension == 2 and dependent(basis):

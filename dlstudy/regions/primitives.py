@@ -327,6 +327,20 @@ MOVES = (
     "split",
     "unstack",
 )
+
+
+def refuse(why: str):
+    """A handler that says what a smooth primitive usually comes from."""
+
+    def handler(builder, eqn, *inputs):
+        raise Refused(why)
+
+    return handler
+
+
+_SQUARE = refuse("a product of functions of the input; batch norm in training mode, or layer norm?")
+_EXPONENTIAL = refuse("a smooth function; softmax inside the network?")
+
 HANDLERS = (
     dict.fromkeys(MOVES, structural)
     | dict.fromkeys(
@@ -348,6 +362,11 @@ HANDLERS = (
         "mul": multiply,
         "div": divide,
         "neg": lambda builder, eqn, x: builder.scale(x, -1.0),
+        "square": _SQUARE,
+        "integer_pow": _SQUARE,
+        "rsqrt": _SQUARE,
+        "exp": _EXPONENTIAL,
+        "logistic": refuse("a smooth function; sigmoid or swish?"),
         "abs": lambda builder, eqn, x: builder.kink(x, -1.0),
         "dot_general": dot_general,
         "conv_general_dilated": convolution,

@@ -10,7 +10,7 @@ import numpy as np
 from .linear import Line
 from .network import Network
 from .operations import Winners
-from .planar import Plane, regions_of
+from .planar import Plane, check_domain, regions_of
 from .trace import Builder
 
 
@@ -69,6 +69,7 @@ def decision_boundary(plane: Plane, bounds) -> Boundary:
     Args:
         bounds: the bounds `plane` was made with.
     """
+    check_domain(plane, bounds)
     classes = plane.outputs.shape[1]
     if classes < 2:
         raise ValueError("a decision boundary needs at least two outputs")
@@ -93,6 +94,8 @@ def density(lines: Line | list[Line], bins: int = 20) -> tuple[np.ndarray, np.nd
         legs do are not counted there.
     """
     legs = [lines] if isinstance(lines, Line) else list(lines)
+    if not legs:
+        raise ValueError("there is no line")
     counts = []
     for line in legs:
         lo, hi = line.knots[[0, -1]]
@@ -110,9 +113,9 @@ def in_disc(plane: Plane, centre, radius: float) -> np.ndarray:
     Raises:
         ValueError: a radius that is not positive.
     """
-    if not radius > 0:
-        raise ValueError(f"the radius is {radius}; it must be positive")
     centre = np.asarray(centre, np.float64)
+    if not radius > 0 or not np.isfinite(centre).all():
+        raise ValueError(f"radius {radius} and centre {centre} must be positive and finite")
     ends = plane.vertices[plane.edges]
     along = ends[:, 1] - ends[:, 0]
     length = np.maximum((along**2).sum(1), np.finfo(float).tiny)

@@ -11,7 +11,7 @@ from .linear import Line, regions_on_line
 from .lines import Pieces
 from .network import Network, Step
 from .operations import Kink, Pick, Winners
-from .planar import Plane, regions_of
+from .planar import Plane, check_domain, regions_of
 from .resolve import unpack
 
 
@@ -67,7 +67,15 @@ def between(earlier: Pieces, later: Pieces) -> Between:
     """Compares two of the networks of `regions_on_lines`: same architecture, same domain.
 
     The distance is integrated over the common refinement of both sets of regions.
+
+    Raises:
+        ValueError: another domain, or another number of units.
     """
+    ends = [pieces.knots[[0, -1]] for pieces in (earlier, later)]
+    if not np.array_equal(*ends):
+        raise ValueError(f"the domains differ: {ends[0].tolist()} and {ends[1].tolist()}")
+    if earlier.patterns.shape[1] != later.patterns.shape[1]:
+        raise ValueError("the networks differ in their units")
     knots = np.unique(np.concatenate([earlier.knots, later.knots]))
     pattern = [
         pieces.patterns[np.searchsorted(pieces.knots, knots[:-1], "right") - 1]
@@ -81,6 +89,8 @@ def between(earlier: Pieces, later: Pieces) -> Between:
 
 def keys(patterns) -> list[bytes]:
     """One hashable per region."""
+    if not patterns:
+        return [b""]  # without a kink there is one region
     rows = [np.ascontiguousarray(p).view(np.uint8).reshape(len(p), -1) for p in patterns]
     return [row.tobytes() for row in np.concatenate(rows, 1)]
 
@@ -101,7 +111,19 @@ def track(earlier: Plane | Line, later: Plane | Line, bounds) -> Change:
 
     Args:
         bounds: the domain's bounds, as given to both.
+
+    Raises:
+        ValueError: other bounds, or networks that differ in more than their weights.
     """
+    kinds = [
+        [(type(step.op), np.shape(getattr(step.op, "weight", 0))) for step in found.network.steps]
+        for found in (earlier, later)
+    ]
+    shapes = [[(p.dtype, p.shape[1]) for p in found.patterns] for found in (earlier, later)]
+    if kinds[0] != kinds[1] or shapes[0] != shapes[1]:
+        raise ValueError("the networks differ in more than their weights")
+    for found in (earlier, later):
+        check_domain(found, bounds)
     solve = regions_of if isinstance(earlier, Plane) else regions_on_line
     common = solve(side_by_side(earlier.network, later.network), bounds)
     patterns = common.patterns
