@@ -5,8 +5,9 @@ from typing import NamedTuple
 from dlstudy.host import Layout, available_cpus
 
 # Milliseconds of one core for one training image at the default widths, measured on a 2.6 GHz
-# AMD EPYC (Zen 4); other widths and sizes scale with the multiplications.
-CORE_MS = {"one_conv": 0.08, "two_conv": 0.085}
+# AMD EPYC (Zen 4) that does not have the machine to itself; other widths and sizes scale with the
+# multiplications.
+CORE_MS = {"one_conv": 0.13, "two_conv": 0.135}
 # Cost in units of a training epoch on the same images.
 TAYLOR, REALISED, EVALUATION, GRADIENT, PRODUCT, CAP = 1.2, 0.35, 0.25, 0.8, 1.4, 0.9
 PRODUCTS = 9.5  # Hessian products of an epoch, both eigenvalues and g'Hg together
