@@ -47,8 +47,7 @@ def warm_start(vector: jax.Array, fresh: jax.Array, weight: float = 0.3) -> jax.
     Args:
       vector: float[n], of unit length, or zero where there is none yet: then `fresh` alone.
       fresh: float[n].
-      weight: length of the part in the direction of `fresh`; 0.3 costs no more than 3% more
-        products than 0 over an MNIST run.
+      weight: length of the part in the direction of `fresh`.
     """
     length = jnp.linalg.norm(fresh)
     unit = fresh / jnp.where(length > 0, length, 1)

@@ -40,7 +40,7 @@ class Dense(nn.Module):
     """Affine layer on columns: [I, B] -> [features, B]; the kernel is [features, I].
 
     The kernel's long axis is the last: its gradient, `delta @ x.T`, is then written in long runs,
-    which took a quarter off a whole training step of a wide head on a CPU.
+    which a CPU does faster.
     """
 
     features: int

@@ -13,8 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 WORD = 32  # bits of a word; JAX has no wider one outside 64-bit mode
-
-
 _BITS = np.arange(WORD, dtype=np.uint32)
 
 

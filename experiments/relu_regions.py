@@ -60,6 +60,11 @@ class Config:
     block: int = setting(100, "epochs between checkpoints and lines of progress", low=1)
 
     @property
+    def blocks(self) -> int:
+        """Rows of an arm's stage: one before training, then one for each block of epochs."""
+        return 1 + -(-self.epochs // self.block)
+
+    @property
     def batch(self) -> int:
         return self.batch_size or self.samples
 
@@ -89,7 +94,7 @@ def load(config: Config):
 
 def stages(config: Config) -> dict[str, int | range]:
     """Units of progress of each stage: the measurement before training, then blocks of epochs."""
-    units = 1 + -(-config.epochs // config.block)
+    units = config.blocks
     if config.epochs % config.block == 0:
         units = range(0, config.epochs + 1, config.block)  # the last epoch of each
     found = {"main": units}

@@ -178,11 +178,6 @@ _WORDS = {
 }
 
 
-def blocks(config) -> int:
-    """Rows of a stage: one before training, then one for each block of epochs."""
-    return 1 + -(-config.epochs // config.block)
-
-
 def epochs_of(config, unit: int) -> int:
     """Epochs of a row that count; the others fill it up."""
     return min(config.block, config.epochs - (unit - 1) * config.block) if unit else 1

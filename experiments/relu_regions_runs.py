@@ -175,7 +175,7 @@ class Study:
             return state, self.with_regions(jax.device_get(row), before)
 
         return run_stage(
-            self.host, arm.name, records.blocks(config), lambda: start(self.keys), advance, headline
+            self.host, arm.name, config.blocks, lambda: start(self.keys), advance, headline
         )
 
     def with_regions(self, row, before) -> dict:
