@@ -35,7 +35,7 @@ def figures(record):
             made = draw(record)
         if made is not None:
             for axis in made.axes:
-                if axis.get_xlabel() == EPOCH:
+                if axis.get_xlabel().startswith(EPOCH):
                     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             yield name, made
 
@@ -325,7 +325,8 @@ def heads(record):
     x = record.frozen_at
     plots.seeds_over(left, x, 100 * record["head_test_error"], "", 0, marker="o")
     gain = _effect(claims.head_gain, record)
-    title = f"Learning the convolution early changes the test error by {-100 * gain:+.1f} points"
+    change = round(-100 * gain, 1) + 0.0  # not -0.0
+    title = f"Learning the convolution early changes the test error by {change:+.1f} points"
     plots.labels(left, title, "epoch at which the convolution is frozen", "test error (%)")
     plots.seeds_over(right, x, record["feature_similarity"], "", 2, marker="o")
     right.ticklabel_format(axis="y", useOffset=False)
