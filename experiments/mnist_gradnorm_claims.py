@@ -335,10 +335,14 @@ CLAIMS = (
         "5.1",
         "Training loss and classification error fall and settle",
         (
-            _claim("5.1a", "The training loss falls", loss_ratio, "below", 0.1, _TENTH),
-            _claim("5.1b", "The test error falls", error_ratio, "below", 0.1, _TENTH),
-            _claim("5.1c", "The training loss settles", loss_unrest, "below", 0.05, _TWENTIETH),
-            _claim("5.1d", "The test error settles", error_unrest, "below", 0.05, _TWENTIETH),
+            _claim("5.1a", "The training loss falls", loss_ratio, "below", 0.1, _TENTH,
+                   figure="loss"),
+            _claim("5.1b", "The test error falls", error_ratio, "below", 0.1, _TENTH,
+                   figure="error"),
+            _claim("5.1c", "The training loss settles", loss_unrest, "below", 0.05, _TWENTIETH,
+                   figure="loss"),
+            _claim("5.1d", "The test error settles", error_unrest, "below", 0.05, _TWENTIETH,
+                   figure="error"),
         ),
         section="5 (2)",
     ),
@@ -356,10 +360,11 @@ CLAIMS = (
                 oracle="E||g_B||^2 = ||g||^2 + tr Sigma / B (N - B) / (N - 1)",
                 trap="growth may be noise, and a few misfits drive the mean: hence medians over "
                 "steps, the split into signal and noise, and the arm with wrong labels",
+                figure="gradient_norms",
             ),
             _claim(
                 "5.2b", "The full-batch gradient norm stays large", full_norm_kept, "above", 0.5,
-                _HALF,
+                _HALF, figure="gradient_norms",
             ),
             _claim(
                 "5.2c", "Gradient norms do not decline in the last half", norm_trend, "above", 0.9,
@@ -367,7 +372,7 @@ CLAIMS = (
                 control=_noisy(
                     "5.2c", "Gradient norms do not decline in the last half", norm_trend_noisy,
                     "above", 0.9, _LEVEL,
-                ),
+                ), figure="gradient_norms",
             ),
         ),
         section="5 (2)",
@@ -376,11 +381,12 @@ CLAIMS = (
         "5.3a",
         "The error settles although the gradient norm is large",
         (
-            _claim("5.3a1", "The test error settles", error_unrest, "below", 0.05, _TWENTIETH),
+            _claim("5.3a1", "The test error settles", error_unrest, "below", 0.05, _TWENTIETH,
+                   figure="error"),
             _claim(
                 "5.3a2", "The gradient norm falls far less than the error", norm_outlasts_error,
                 "above", float(np.log10(2)), "a factor of two between the two falls",
-                unit="decades",
+                unit="decades", figure="gradient_norms",
             ),
         ),
         section="5 (3)",
@@ -393,10 +399,11 @@ CLAIMS = (
                 "5.3b1", "Adam's step grows less than the gradient", adam_elasticity, "below", 0.5,
                 "0.5: a gradient ten times larger makes a step at most three times larger",
                 oracle="1 for plain gradient descent; |step| <= 7.27 times the rate for Adam",
+                figure="steps",
             ),
             _claim(
                 "5.3b2", "This is Adam's doing", elasticity_against_sgd, "above", 0.5,
-                "0.5: half of plain gradient descent's slope of 1",
+                "0.5: half of plain gradient descent's slope of 1", figure="steps",
             ),
         ),
         section="5 (3)",
@@ -407,11 +414,11 @@ CLAIMS = (
         (
             _claim(
                 "5.3c1", "Late epochs move the parameters little", late_displacement, "below", 0.5,
-                "half of the first epoch's displacement",
+                "half of the first epoch's displacement", figure="movement",
             ),
             _claim(
                 "5.3c2", "Late epochs change few predictions", late_churn, "below", 0.01,
-                "1% of the test images: about the error left to gain",
+                "1% of the test images: about the error left to gain", figure="movement",
             ),
         ),
         section="5 (3)",
@@ -424,10 +431,12 @@ CLAIMS = (
                 "5.3d1", "A head on the early convolution is as good as on the final one",
                 head_deficit, "below", 0.01, "one percentage point of test error",
                 trap="heads trained for different times: here all train for the same",
+                figure="heads",
             ),
             _claim(
                 "5.3d2", "It is better than a head on the initial convolution", head_gain, "above",
                 0.005, "half a percentage point: otherwise nothing useful had to be learned",
+                figure="heads",
             ),
         ),
         section="5 (3)",
@@ -437,6 +446,7 @@ CLAIMS = (
         "a tenth of the variance of the realised changes: visible in a plot", section="5 (4)",
         oracle="on a quadratic, first and second order together are exact",
         trap="evaluating on another batch: all terms are of the batch that made the step",
+        figure="taylor_budget",
     ),
     combine(
         "5.4b",
@@ -444,20 +454,22 @@ CLAIMS = (
         (
             _claim(
                 "5.4b1", "Curvature along the gradient grows", gradient_curvature_growth, "above",
-                1.25, _QUARTER,
+                1.25, _QUARTER, figure="curvature",
             ),
             _claim(
                 "5.4b2", "The largest Hessian eigenvalue grows", sharpness_growth, "above", 1.25,
                 _QUARTER, oracle="full-batch gradient descent: towards 2 / rate",
                 trap="full-batch sharpness under minibatches sits below 2 / rate",
+                figure="curvature",
             ),
             _claim(
                 "5.4b3", "The preconditioned largest eigenvalue grows", preconditioned_growth,
                 "above", 1.25, _QUARTER, oracle="full-batch Adam: towards 38 / rate",
+                figure="curvature",
             ),
             _claim(
                 "5.4b4", "The full-batch gradient norm does not shrink", full_norm_kept, "above",
-                0.9, "0.9: a tenth less still counts as level",
+                0.9, "0.9: a tenth less still counts as level", figure="gradient_norms",
             ),
         ),
         section="5 (4)",
@@ -468,15 +480,16 @@ CLAIMS = (
         (
             _claim(
                 "5.4c1", "The cap adjusts the step size", cap_binds, "above", 0.1,
-                "one step in ten", arms=("capped",), unit="share of steps",
+                "one step in ten", arms=("capped",), unit="share of steps", figure="rates",
             ),
             _claim(
                 "5.4c2", "It prevents steps that raise the loss", fewer_rises, "above", 5.0,
-                "five steps in 100", arms=("capped",), unit="steps in 100",
+                "five steps in 100", arms=("capped",), unit="steps in 100", figure="rates",
             ),
             _claim(
                 "5.4c3", "Capped runs converge", capped_converged, "above", 0.75,
                 "three runs in four", kind="proportion", arms=("capped",), keep_diverged=True,
+                figure="rates",
             ),
         ),
         section="5 (4)",
@@ -485,5 +498,6 @@ CLAIMS = (
         "5.4d", "Curvature-aware steps improve generalisation", capped_gain, "above", 0.005,
         "half a percentage point of test error", arms=("capped",), section="5 (4)",
         trap="an untuned fixed rate: the best of the grid is chosen on the tuning split",
+        figure="rates",
     ),
 )  # fmt: skip

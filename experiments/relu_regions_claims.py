@@ -167,15 +167,16 @@ CLAIMS = (
         "4.1",
         "Average and maximal error fall until they converge",
         (
-            _claim("4.1a", "The average error falls", mean_error_kept, "below", 0.1, _TENTH),
+            _claim("4.1a", "The average error falls", mean_error_kept, "below", 0.1, _TENTH,
+                   figure="errors"),
             _claim(
                 "4.1b", "The maximal error falls", max_error_kept, "below", 0.1, _TENTH,
                 trap="a maximum over the samples alone misses what happens between them: it is "
-                "taken on a fine grid",
+                "taken on a fine grid", figure="errors",
             ),
             _claim(
                 "4.1c", "They converge", converged, "above", 0.75,
-                "three runs in four", kind="proportion",
+                "three runs in four", kind="proportion", figure="errors",
             ),
         ),
         section="4 (1)",
@@ -188,11 +189,13 @@ CLAIMS = (
                 "4.2a1", "The map is affine in every region", map_error, "below", 1e-9,
                 "1e-9: rounding of float64", kind="exact",
                 oracle="networks in rational arithmetic; regions that independent tools agree on",
+                figure="function",
             ),
             _claim(
                 "4.2a2", "No two regions share a pattern", repeated_patterns, "within", 0.0,
                 "an identity", kind="exact",
                 trap="a grid misses thin regions: the count is exact, the samples' stands beside",
+                figure="patterns",
             ),
         ),
         section="4 (2)",
@@ -203,11 +206,11 @@ CLAIMS = (
         (
             _claim(
                 "4.2b1", "Every point has the colour of its pattern", misplaced, "within", 0.0,
-                "an identity", kind="exact",
+                "an identity", kind="exact", figure="function",
             ),
             _claim(
                 "4.2b2", "Neighbours are told apart", like_neighbour, "within", 0.0,
-                "an identity", kind="exact",
+                "an identity", kind="exact", figure="motion",
             ),
         ),
         section="4 (2)",
@@ -222,17 +225,18 @@ CLAIMS = (
                 control=_claim(
                     "4.2c1", "About as many before training", start_count_zero_bias, "within", 1.0,
                     _FACTOR, unit="octaves", condition="with biases at zero", arms=("zero_bias",),
+                    figure="counts",
                 ),
                 oracle="biases at zero: exactly 2 regions at any depth",
-                trap="Flax starts biases at zero, which makes the study vacuous",
+                trap="Flax starts biases at zero, which makes the study vacuous", figure="counts",
             ),
             _claim(
                 "4.2c2", "About as many after training", end_count, "within", 1.0, _FACTOR,
-                unit="octaves",
+                unit="octaves", figure="counts",
             ),
             _claim(
                 "4.2c3", "Far fewer than the bound", bound_used, "below", 0.5,
-                "half of the exponent: fewer than the square root of 2^N",
+                "half of the exponent: fewer than the square root of 2^N", figure="counts",
             ),
         ),
         section="4 (2)",
@@ -243,10 +247,11 @@ CLAIMS = (
         control=_claim(
             "4.3a", "The Hamming distance between an epoch's start and end falls",
             hamming_kept_decay, "below", 0.5, _HALF, section="4 (3)",
-            condition="with a decaying rate", arms=("decay",),
+            condition="with a decaying rate", arms=("decay",), figure="hamming",
         ),
         oracle="equal to a count over samples and units one by one",
         trap="a falling rate makes every step smaller: the claim is about the constant one",
+        figure="hamming",
     ),
     combine(
         "4.3b",
@@ -254,11 +259,11 @@ CLAIMS = (
         (
             _claim(
                 "4.3b1", "They agree entirely", last_is_zero, "above", 0.5,
-                "more often than not", kind="proportion",
+                "more often than not", kind="proportion", figure="hamming",
             ),
             _claim(
                 "4.3b2", "They agree nearly", last_share, "below", 1.0,
-                "one unit in a hundred, over all samples", unit="in 100",
+                "one unit in a hundred, over all samples", unit="in 100", figure="hamming",
             ),
         ),
         section="4 (3)",
@@ -268,9 +273,10 @@ CLAIMS = (
         "Patterns settle before weights",
         (
             _claim("4.3c1", "Half of their changes come sooner", half_lead, "below", -0.05, _LEAD,
-                   unit="of the epochs"),
+                   unit="of the epochs", figure="settling"),
             _claim("4.3c2", "Nine tenths of them come sooner", most_lead, "below", -0.05, _LEAD,
-                   unit="of the epochs", trap="the answer may depend on the share chosen: two are"),
+                   unit="of the epochs", trap="the answer may depend on the share chosen: two are",
+                   figure="settling"),
         ),
         section="4 (3)",
     ),

@@ -44,6 +44,10 @@ class Claim:
         arms: arms whose divergence takes a seed out of this claim; () means any arm.
         keep_diverged: leave diverged seeds in, for claims about divergence itself.
         parts: the lettered parts of a compound sentence.
+        figure: name of the experiment's figure that shows what the statistic measures.
+        reading: whose words this claim follows, where source and book disagree.
+        other_reading: the same sentence as the other one has it, judged and shown beside this
+            claim; it does not change this claim's verdict.
     """
 
     id: str
@@ -62,6 +66,9 @@ class Claim:
     arms: tuple[str, ...] = ()
     keep_diverged: bool = False
     parts: tuple[Claim, ...] = ()
+    figure: str = ""
+    reading: Literal["", "source", "book"] = ""
+    other_reading: Claim | None = None
 
     def __post_init__(self):
         problem = _problem(self)
@@ -75,7 +82,9 @@ def _problem(claim: Claim) -> str:
         lettered = all(part.id.startswith(claim.id) and part.id != claim.id for part in claim.parts)
         if len(claim.parts) < 2 or not lettered:
             return f"needs two or more parts, with ids like {claim.id}a"
-        return "a compound claim has no control of its own" if claim.control else ""
+        if claim.control or claim.other_reading:
+            return "a compound claim has no control and no other reading of its own"
+        return ""
     directions = {
         "paired": ("above", "below", "within"),
         "proportion": ("above", "below"),
@@ -104,6 +113,17 @@ def _problem(claim: Claim) -> str:
         return "a claim with a control needs a condition for each of the two"
     if claim.control and (claim.control.control or claim.control.kind == "compound"):
         return "a control is a single claim without a control of its own"
+    return _problem_of_reading(claim)
+
+
+def _problem_of_reading(claim: Claim) -> str:
+    other = claim.other_reading
+    if other is None:
+        return ""
+    if {claim.reading, other.reading} != {"source", "book"}:
+        return "a claim with another reading is the source's, and that the book's, or vice versa"
+    if other.other_reading or other.kind == "compound":
+        return "another reading is a single claim without another reading of its own"
     return ""
 
 

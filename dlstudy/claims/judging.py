@@ -52,28 +52,42 @@ def _judge(claim: Claim, record: xarray.Dataset | None, level: float) -> list[Ve
     verdict = _judge_arm(claim, record, level)
     if claim.control:
         verdict = with_control(verdict, _judge_arm(claim.control, record, level))
+    if claim.other_reading:
+        other = _judge(claim.other_reading, record, level)[0]
+        verdict = replace(verdict, other_reading=other)
     return [verdict]
 
 
 def adjust(verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """Set p_holm and p_against_holm over a whole ledger of verdicts, controls included.
+    """Set p_holm and p_against_holm over a whole ledger of verdicts.
 
+    Controls and other readings belong to the family.
     Support and refutation are two families. A claim that could not be read still counts in their
     size: the family was fixed before the run, and a failure must not make the rest look stronger.
     """
     verdicts = list(verdicts)
-    arms = [arm for v in verdicts for arm in (v, v.control) if arm is not None]
+    arms = [arm for verdict in verdicts for arm in _arms(verdict)]
     tests = [arm for arm in arms if arm.kind in ("paired", "proportion")]
     p_holm = stats.holm([1.0 if t.p is None else t.p for t in tests])
     against = stats.holm([1.0 if t.p_against is None else t.p_against for t in tests])
     adjusted = {id(t): pair for t, *pair in zip(tests, p_holm, against, strict=True)}
 
     def fill(verdict: Verdict) -> Verdict:
-        control = fill(verdict.control) if verdict.control else None
         p, p_against = (None, None) if verdict.p is None else adjusted[id(verdict)]
-        return replace(verdict, p_holm=p, p_against_holm=p_against, control=control)
+        beside = {
+            name: fill(getattr(verdict, name))
+            for name in ("control", "other_reading")
+            if getattr(verdict, name)
+        }
+        return replace(verdict, p_holm=p, p_against_holm=p_against, **beside)
 
     return [fill(verdict) for verdict in verdicts]
+
+
+def _arms(verdict: Verdict) -> list[Verdict]:
+    """A verdict and those beside it."""
+    beside = [verdict.control, verdict.other_reading]
+    return [verdict, *chain.from_iterable(_arms(other) for other in beside if other)]
 
 
 # --- one arm ---------------------------------------------------------------------------------
@@ -93,8 +107,9 @@ class _Counts(NamedTuple):
 
 def _judge_arm(claim: Claim, record: xarray.Dataset | None, level: float) -> Verdict:
     """Judge one claim in its own arm, without its control."""
-    copied = ("id", "sentence", "kind", "unit", "direction", "section", "trap", "oracle")
-    name, words = wording.describe_statistic(claim.statistic)
+    copied = ("id", "sentence", "kind", "unit", "direction", "section", "trap", "oracle", "figure",
+              "reading")  # fmt: skip
+    name, words, code = wording.describe_statistic(claim.statistic)
     verdict = Verdict(
         **{field: getattr(claim, field) for field in copied},
         verdict="inconclusive",
@@ -104,6 +119,7 @@ def _judge_arm(claim: Claim, record: xarray.Dataset | None, level: float) -> Ver
         threshold_reason=claim.reason,
         statistic=name,
         measures=words,
+        code=code,
         level=level,
     )
     try:
@@ -119,6 +135,7 @@ def _judge_arm(claim: Claim, record: xarray.Dataset | None, level: float) -> Ver
         verdict = replace(verdict, missing=_ints(labels[missing]))
         values, labels = values[kept & ~missing], labels[kept & ~missing]
         _check_values(claim, values, labels)
+        verdict = replace(verdict, values=tuple(values.tolist()), labels=_ints(labels))
     except Exception as error:
         known = isinstance(error, _Unusable)
         reason = str(error) if known else f"the statistic failed: {wording.one_line(error)}"

@@ -42,6 +42,11 @@ class Verdict:
         mean, mean_low, mean_high: mean and Student's t interval, description only.
         bca_low, bca_high: BCa bootstrap interval of the mean, description only.
         control: the verdict in the control arm.
+        figure, reading: as in the claim.
+        other_reading: the verdict on the sentence as the other one, source or book, has it.
+        code: file and line of the statistic, "experiments/relu_regions_claims.py:52".
+        values: the statistic of the `n` seeds.
+        labels: their seeds; the positions of the values for an exact claim about no seeds.
     """
 
     id: str
@@ -83,6 +88,12 @@ class Verdict:
     bca_low: float | None = None
     bca_high: float | None = None
     control: Verdict | None = None
+    figure: str = ""
+    reading: str = ""
+    other_reading: Verdict | None = None
+    code: str = ""
+    values: tuple[float, ...] = ()
+    labels: tuple[int, ...] = ()
 
 
 _AT = ("at_half", "at_double", "at_worst")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from dlstudy import stats
 from dlstudy.claims.claim import Claim
@@ -99,14 +100,25 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def describe_statistic(statistic: Callable) -> tuple[str, str]:
-    """Dotted name of a statistic and the first line of its docstring."""
+def describe_statistic(statistic: Callable) -> tuple[str, str, str]:
+    """Dotted name of a statistic, the first line of its docstring, and its file and line.
+
+    The file is named from the folder that holds its top-level package; "" where there is none.
+    """
     while isinstance(statistic, functools.partial):
         statistic = statistic.func
     module = getattr(statistic, "__module__", "")
     name = getattr(statistic, "__qualname__", type(statistic).__qualname__)
     doc = (getattr(statistic, "__doc__", None) or "").strip()
-    return f"{module}.{name}", doc.splitlines()[0].rstrip(".") if doc else ""
+    return f"{module}.{name}", doc.splitlines()[0].rstrip(".") if doc else "", _place(statistic)
+
+
+def _place(statistic: Callable) -> str:
+    code = getattr(statistic, "__code__", None)
+    if code is None:
+        return ""
+    parts = Path(code.co_filename).parts[-1 - statistic.__module__.count(".") :]
+    return f"{'/'.join(parts)}:{code.co_firstlineno}"
 
 
 def number(x: float | None) -> str:
