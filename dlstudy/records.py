@@ -56,6 +56,7 @@ PACKAGES = (
     "matplotlib",
     "mlxtend",
     "netCDF4",
+    "numba",
     "numpy",
     "optax",
     "rich",

@@ -26,13 +26,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlstudy import records
 from dlstudy.errors import UserError
 from dlstudy.host import Interrupted, Layout
 from experiments import console as consoles
-from experiments import flagging
+from experiments import flagging, inputs
 from experiments.conclusion import conclude
 from experiments.devices import (
     available_cpus,
@@ -43,7 +43,14 @@ from experiments.devices import (
 )
 from experiments.flagging import setting
 
-__all__ = ["main", "setting"]
+__all__ = ["Plan", "main", "setting"]
+
+
+class Plan(NamedTuple):
+    """What an experiment would do: its `plan(config, seeds, devices)` returns one."""
+
+    lines: list[str]  # for --dry_run: arms, steps, time and memory
+    seconds: float  # predicted for the whole run on this machine, compilation included
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,13 @@ class Options:
         choices=("auto", "map", "vmap"),
     )
     seeds_per_program: int = setting(0, "with --strategy=vmap, seeds in one batch; 0: all", low=0)
+    progress: str = setting(
+        "auto",
+        "what a run says: a bar, lines, json (one object a line, for programs); auto: a bar on a "
+        "terminal",
+        choices=("auto", "bar", "lines", "json"),
+        local=True,
+    )
     allow_layout_change: bool = setting(
         False, "go on with another layout or device than the run was begun with", local=True
     )
@@ -216,7 +230,7 @@ def read_command(module: ModuleType, arguments: Sequence[str]) -> Job:
         raise UserError(f"--only_seed={options.only_seed}: must be 0 {last}, or -1 for all")
     if hasattr(config, "check"):
         config.check()
-    _check_writable(path or Path(options.runs_dir), "run_dir" if path else "runs_dir")
+    check_writable(path or Path(options.runs_dir), "run_dir" if path else "runs_dir")
     lines = flagging.to_lines(config)
     lines += [f"--{n}={flagging.to_text(given[n])}" for n in LAYOUT if n in given]
     lines += [f"--only_seed={options.only_seed}"] if options.only_seed >= 0 else []
@@ -256,7 +270,8 @@ def _settings_of_run(module, path, config, options, given):
     )
 
 
-def _check_writable(path: Path, flag: str) -> None:
+def check_writable(path: Path, flag: str) -> None:
+    """Raises UserError where a folder cannot be made or written."""
     place = path
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
@@ -272,7 +287,7 @@ def dry_run(job: Job) -> int:
     stored = records.read_manifest(job.path)["layout"] if job.found == "run" else {}
     devices = job.layout.get("devices") or stored.get("devices")
     devices = devices or default_devices(available_cpus(), whole)
-    for line in job.module.plan(job.config, seeds, devices):
+    for line in job.module.plan(job.config, seeds, devices).lines:
         print(line)
     where = job.path or Path(job.options.runs_dir) / job.module.NAME / "<UTC time>"
     print(f"run folder: {where}; nothing was written")
@@ -297,8 +312,7 @@ def train(job: Job) -> int:
         folder = folder or stack.enter_context(_new_folder(job))
         notes = _begin(folder, facts)
         stages = job.module.stages(job.config) if hasattr(job.module, "stages") else {}
-        make = consoles.RichConsole if sys.stdout.isatty() else consoles.PlainConsole
-        console = make(stages)
+        console = consoles.make(job.options.progress, stages)
         stack.callback(console.close)
         host = records.FileHost(
             folder, console, _layout(layout), job.only_seed, lambda: stop.requested
@@ -324,7 +338,7 @@ def _carry_out(job: Job, data: Any, host: records.FileHost, stop: consoles.StopS
             stop.console = None
             folder.save_record(_described(job, record))
         table = conclude(job.module, folder, host)
-        leave(status="finished", finished=records.utc_now())
+        leave(status="finished", finished=records.utc_now(), code=_concluded(job, folder))
     except (Interrupted, KeyboardInterrupt):
         stop.console = None
         leave(status="interrupted")
@@ -377,9 +391,15 @@ def _facts(job: Job, layout: dict[str, Any], data: Any) -> dict[str, Any]:
         "experiment": job.module.NAME,
         "flags": list(job.lines),
         "layout": layout,
-        "data": {name: getattr(data, name) for name in ("name", "checksum") if hasattr(data, name)},
+        "data": facts_of_data(data),
+        "code": inputs.code(job.module),
         "environment": records.environment(),
     }
+
+
+def facts_of_data(data: Any) -> dict[str, Any]:
+    """What a manifest says of the data."""
+    return {name: getattr(data, name) for name in ("name", "checksum") if hasattr(data, name)}
 
 
 def _begin(folder: records.RunFolder, facts: dict[str, Any]) -> list[str]:
@@ -422,6 +442,11 @@ def _described(job: Job, record: Any) -> Any:
     )
 
 
+def _concluded(job: Job, folder: records.RunFolder) -> dict[str, str]:
+    """The manifest's "code" once verdicts and figures are made: those by the code of now."""
+    return {**folder.manifest.get("code", {}), "conclusion": inputs.code(job.module)["conclusion"]}
+
+
 def _peak_memory() -> int:
     import resource
 
@@ -442,6 +467,7 @@ def redraw(job: Job) -> int:
         host.log("verdicts and figures were made again")
         if folder.manifest["status"] != "finished":
             folder.update(status="finished", finished=records.utc_now())
+        folder.update(code=_concluded(job, folder))
         console.show(verdicts)
         console.log(f"run folder: {folder.path}")
         return 0

@@ -4,6 +4,7 @@ And how it hears Ctrl-C.
 """
 
 import contextlib
+import json
 import math
 import os
 import signal
@@ -177,6 +178,38 @@ class RichConsole(PlainConsole):
 
     def close(self) -> None:
         self.bar.stop()
+
+
+class JsonConsole(PlainConsole):
+    """One JSON object a line, for a program that starts experiments.
+
+    {"log": line} for what is said; {"stage", "done", "units", "text", "left"} after each unit,
+    counted over all stages, with the seconds left (null: not known).
+    """
+
+    def log(self, line: str) -> None:
+        print(json.dumps({"log": line}), flush=True)
+
+    def show(self, table: Any) -> None:
+        """Nothing: a program reads claims.json."""
+
+    def draw(self, text: str) -> None:
+        left = self.left()
+        row = {
+            "stage": f"{self.current} {self.place()}".rstrip(),
+            "done": sum(self.done.values()),
+            "units": sum(self.stages.values()),
+            "text": text,
+            "left": left if math.isfinite(left) else None,
+        }
+        print(json.dumps(row), flush=True)
+
+
+def make(progress: str, stages: Mapping[str, int | range]) -> PlainConsole:
+    """The console for `--progress`."""
+    if progress == "auto":
+        progress = "bar" if sys.stdout.isatty() else "lines"
+    return {"bar": RichConsole, "lines": PlainConsole, "json": JsonConsole}[progress](stages)
 
 
 class StopSignal:

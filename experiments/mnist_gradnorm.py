@@ -20,7 +20,7 @@ import sys
 from dlstudy.errors import UserError
 from experiments import cli
 from experiments import mnist_gradnorm_plan as plans
-from experiments.cli import setting
+from experiments.cli import Plan, setting
 from experiments.mnist_gradnorm_claims import CLAIMS
 from experiments.mnist_gradnorm_figures import figures
 
@@ -204,8 +204,8 @@ def run(config: Config, data, host):
     return mnist_gradnorm_runs.run(dataclasses.replace(config, curvature_size=size), data, host)
 
 
-def plan(config: Config, seeds: int, devices: int) -> list[str]:
-    """What a run would do, how long and in how much memory: lines for --dry_run."""
+def plan(config: Config, seeds: int, devices: int) -> Plan:
+    """What a run would do, how long and in how much memory."""
     return plans.plan(config, seeds, devices)
 
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from dlstudy.host import Layout, available_cpus
+from experiments.cli import Plan
 
 # Milliseconds of one core for one training image at the default widths, measured on a 2.6 GHz
 # AMD EPYC (Zen 4) that does not have the machine to itself; other widths and sizes scale with the
@@ -54,8 +55,8 @@ def multiplications(config) -> int:
     return count + 3 * side * side * channels * classes
 
 
-def plan(config, seeds: int, devices: int) -> list[str]:
-    """Lines for --dry_run: arms, steps, predicted time and memory.
+def plan(config, seeds: int, devices: int) -> Plan:
+    """Arms, steps, predicted time and memory.
 
     Args:
         config: the experiment's `Config`.
@@ -110,7 +111,7 @@ def plan(config, seeds: int, devices: int) -> list[str]:
     floats = parameters(config) * copies
     images = 3 * (train + tune + test) * side**2
     lines.append(f"memory: about {0.7 + 4 * (floats + images) / 2**30:.1f} GiB")
-    return lines
+    return Plan(lines, total)
 
 
 def _count(number: int, noun: str) -> str:

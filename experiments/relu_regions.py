@@ -17,7 +17,7 @@ import dataclasses
 import sys
 
 from experiments import cli
-from experiments.cli import setting
+from experiments.cli import Plan, setting
 from experiments.relu_regions_claims import CLAIMS
 from experiments.relu_regions_figures import figures
 
@@ -111,8 +111,8 @@ def run(config: Config, data, host):
     return relu_regions_runs.run(config, data, host)
 
 
-def plan(config: Config, seeds: int, devices: int) -> list[str]:
-    """Lines for --dry_run: what a run would do, how long and in how much memory.
+def plan(config: Config, seeds: int, devices: int) -> Plan:
+    """What a run would do, how long and in how much memory.
 
     Args:
       config: the settings.
@@ -138,11 +138,12 @@ def plan(config: Config, seeds: int, devices: int) -> list[str]:
         seconds += seeds * config.size_epochs * sum(per_epoch) / devices / 1e6
         lines.append(f"networks of width {', '.join(map(str, config.sizes))} besides")
     floats = arms * seeds * config.epochs * 16
+    seconds += 30
     lines.append(
-        f"in all at most about {max(1, round(seconds + 30))} s, compilation included (a rough "
-        f"prediction); memory about {0.6 + 8 * floats / 2**30:.1f} GiB"
+        f"in all at most about {round(seconds)} s, compilation included (a rough prediction); "
+        f"memory about {0.6 + 8 * floats / 2**30:.1f} GiB"
     )
-    return lines
+    return Plan(lines, seconds)
 
 
 if __name__ == "__main__":

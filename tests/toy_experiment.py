@@ -56,9 +56,10 @@ def stages(config):
 
 
 def plan(config, seeds, devices):
-    return [
+    lines = [
         f"{arm}: {seeds} seeds x {config.epochs} epochs on {devices} devices" for arm in config.arms
     ]
+    return cli.Plan(lines, 1.0)
 
 
 def run(config, data, host):
