@@ -267,35 +267,34 @@ def run_process(command: Sequence[str], hear: Callable[[dict[str, Any]], None]) 
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
     environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
-    process = subprocess.Popen(
+    stopped, last = False, ""
+    with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=environment, start_new_session=True, text=True, encoding="utf-8", errors="replace",
-    )  # fmt: skip
-    stopped = False
+    ) as process:  # fmt: skip
 
-    def pass_on(number, frame):
-        nonlocal stopped
-        stopped = True
-        process.send_signal(number)
+        def pass_on(number, frame):
+            nonlocal stopped
+            stopped = True
+            process.send_signal(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, pass_on) for number in numbers}
-    last = ""
-    try:
-        for line in process.stdout:
-            row = _row(line)
-            if row is None:
-                last = line.strip() or last
-            else:
-                hear(row)
-        status = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if process.poll() is None:  # something failed here: nothing may go on unseen
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, pass_on) for number in numbers}
+        try:
+            for line in process.stdout:
+                row = _row(line)
+                if row is None:
+                    last = line.strip() or last
+                else:
+                    hear(row)
+        except BaseException:  # something failed here: nothing may go on unseen
             process.terminate()
+            raise
+        finally:
             process.wait()
-    return (130 if stopped else status), last.removeprefix("error: ")
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return (130 if stopped else process.returncode), last.removeprefix("error: ")
 
 
 def _row(line: str) -> dict[str, Any] | None:
