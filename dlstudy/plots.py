@@ -6,11 +6,13 @@ line style, so that figures survive a black-and-white printer.
 
 import io
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib import ticker
+from matplotlib.artist import Artist
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -42,6 +44,12 @@ def figure(columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 
     return made, axes
 
 
+def fix_layout(figure: Figure):
+    """Makes the layout, once for all drawing that follows; the resolution must be set by now."""
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine(None)
+
+
 def labels(axis, title: str, x: str, y: str, legend: bool = True):
     """Title, axis labels with their units, and a legend if there is something to tell apart."""
     axis.set_title(title, fontsize=10.5, loc="left")
@@ -64,7 +72,11 @@ def seeds_over(axis, x, values, label: str, index: int, *, singles: bool = True,
     low, middle, high = np.nanquantile(values, [0.25, 0.5, 0.75], axis=0)
     look = style(index)
     if singles and len(values) > 1:
-        axis.plot(x, values.T, color=look["color"], alpha=0.13, linewidth=0.5)
+        # One collection: a line object for each seed would take most of the time of a figure.
+        rows = np.stack([np.broadcast_to(x, values.shape), values], 2)
+        faint = LineCollection(rows, colors=[look["color"]], alpha=0.13, linewidths=0.5)
+        axis.add_collection(faint)
+        axis.autoscale_view()
     axis.fill_between(x, low, high, color=look["color"], alpha=0.22, linewidth=0)
     axis.plot(x, middle, label=label, linewidth=1.8, marker=marker, markersize=4, **look)
 
@@ -109,10 +121,14 @@ def cloud(axis, x, y, label: str, index: int, *, most: int = 2000):
 
 
 class Moving(NamedTuple):
-    """A figure that changes: `draw(i)` brings it to frame i of `frames`."""
+    """A figure that changes: `draw(i)` brings it to frame i of `frames`.
+
+    It returns the artists that may look different in another frame and those that lie over them,
+    lowest first; all others, and the layout, are drawn once, as they are in frame 0.
+    """
 
     figure: Figure
-    draw: Callable[[int], None]
+    draw: Callable[[int], Sequence[Artist]]
     frames: int
     seconds: float = 0.1  # that a frame is shown; the last one stays longer
 
@@ -123,9 +139,18 @@ class Moving(NamedTuple):
 
         canvas, images = FigureCanvasAgg(self.figure), []
         self.figure.set_dpi(dpi)
+        above = self.draw(0)
+        for artist in above:
+            artist.set_animated(True)  # left out of the background
+        fix_layout(self.figure)
+        canvas.draw()
+        background = canvas.copy_from_bbox(self.figure.bbox)
+        for artist in above:
+            artist.set_animated(False)
         for i in range(self.frames):
-            self.draw(i)
-            canvas.draw()
+            canvas.restore_region(background)
+            for artist in self.draw(i):
+                self.figure.draw_artist(artist)
             images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
         # One palette for all: colours must not flicker from frame to frame.
         palette = images[-1].quantize(128)
@@ -165,8 +190,6 @@ def pattern_colours(patterns: np.ndarray) -> np.ndarray:
 
 def regions_under(axis, knots, colours, low: float, high: float):
     """Paints intervals of the x axis, from `low` to `high`, each in its own colour."""
-    from matplotlib.collections import PolyCollection
-
     corners = [[(a, low), (b, low), (b, high), (a, high)] for a, b in itertools.pairwise(knots)]
     return axis.add_collection(
         PolyCollection(corners, facecolors=colours, linewidths=0, zorder=0, antialiased=False)
@@ -189,8 +212,6 @@ def plane_regions(axis, plane, colour: str = "pattern", output: int = 0):
     Raises:
       ValueError: another colour.
     """
-    from matplotlib.collections import PolyCollection
-
     from dlstudy.regions import depth_of_first_change
 
     shapes = PolyCollection([plane.polygon(i) for i in range(plane.n_regions)], linewidths=0)
@@ -218,8 +239,6 @@ def plane_regions(axis, plane, colour: str = "pattern", output: int = 0):
 
 def boundary_lines(axis, boundary):
     """Draws a `dlstudy.regions.Boundary` over a plane: where the class of largest output changes"""
-    from matplotlib.collections import LineCollection
-
     under = LineCollection(boundary.segments, colors="white", linewidths=2.6)
     over = LineCollection(boundary.segments, colors="black", linewidths=1.2)
     axis.add_collection(under)

@@ -1,11 +1,14 @@
 """What follows a run: verdicts and figures, from the record alone."""
 
 import io
+import json
 from types import ModuleType
 from typing import Any
 
 from dlstudy import records
 from dlstudy.host import Host
+
+DPI = 150  # of PNG
 
 
 def conclude(module: ModuleType, folder: records.RunFolder, host: Host) -> Any:
@@ -26,19 +29,42 @@ def conclude(module: ModuleType, folder: records.RunFolder, host: Host) -> Any:
 
 
 def draw(module: ModuleType, folder: records.RunFolder, record: Any) -> None:
-    """Writes every figure as SVG and PNG, a moving one as GIF; same record, same bytes."""
+    """Writes every figure as SVG and PNG, a moving one as GIF; same record, same bytes.
+
+    `figures/figures.json`, written last, says what each shows: by name, in the order drawn, its
+    "title" (the titles of its axes, which state what was found) and its "files".
+    """
     import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    listing = {}
     with matplotlib.rc_context({"svg.hashsalt": module.NAME}):
-        for name, figure in module.figures(record):
-            if hasattr(figure, "gif"):
-                folder.write(f"figures/{name}.gif", figure.gif())
-                continue
-            for kind, metadata in (("svg", {"Date": None}), ("png", None)):
-                content = io.BytesIO()
-                figure.savefig(content, format=kind, metadata=metadata, dpi=150)
-                folder.write(f"figures/{name}.{kind}", content.getvalue())
-            pyplot.close(figure)
+        for name, made in module.figures(record):
+            moving = hasattr(made, "gif")
+            pictures = {f"{name}.gif": made.gif()} if moving else saved(made, name)
+            for file, content in pictures.items():
+                folder.write(f"figures/{file}", content)
+            title = titles(made.figure if moving else made)
+            listing[name] = {"title": title, "files": list(pictures)}
+    text = json.dumps(listing, indent=1, ensure_ascii=False)
+    folder.write("figures/figures.json", text, "\n")
+
+
+def saved(figure: Any, name: str) -> dict[str, bytes]:
+    """A figure as SVG and PNG, by the names of the files."""
+    from dlstudy import plots
+
+    # Left to `savefig`, the layout would be made anew for each format, and all drawn twice for it.
+    figure.set_dpi(DPI)
+    plots.fix_layout(figure)
+    pictures = {}
+    for kind, metadata in (("svg", {"Date": None}), ("png", None)):
+        content = io.BytesIO()
+        figure.savefig(content, format=kind, metadata=metadata, dpi=DPI)
+        pictures[f"{name}.{kind}"] = content.getvalue()
+    return pictures
+
+
+def titles(figure: Any) -> str:
+    """The titles of a figure's visible axes, joined."""
+    found = [axis.get_title("left") for axis in figure.axes if axis.get_visible()]
+    return "; ".join(title for title in found if title)

@@ -113,7 +113,8 @@ def _words(record):
     return json.loads(record.attrs["arms"])
 
 
-def _draw_function(axis, pieces, title):
+def _draw_function(axis, pieces):
+    """Adds the regions, the target, the network and its breakpoints to an axis."""
     from dlstudy import plots
 
     x = np.linspace(pieces.knots[0], pieces.knots[-1], 400)
@@ -127,7 +128,6 @@ def _draw_function(axis, pieces, title):
               markerfacecolor="white", label="breakpoint")  # fmt: skip
     axis.set(xlim=(pieces.knots[0], pieces.knots[-1]), ylim=(-1.6, 1.6))
     axis.grid(False)
-    plots.labels(axis, title, X, "f(x)")
 
 
 def function(record):
@@ -139,7 +139,9 @@ def function(record):
     for axis, i in zip(axes, (0, -1), strict=True):
         when = "before training" if epochs[i] == 0 else f"after epoch {epochs[i]}"
         count = len(found[i].knots) - 1
-        _draw_function(axis, found[i], f"Seed {seed} {when}: {count} regions, {neurons} neurons")
+        _draw_function(axis, found[i])
+        title = f"Seed {seed} {when}: {count} regions, {neurons} neurons"
+        plots.labels(axis, title, X, "f(x)")
     made.supxlabel("colour: hash of the activation pattern; light and dark: even and odd number of "
                    "active units", fontsize=8)  # fmt: skip
     return made
@@ -206,12 +208,19 @@ def animation(record):
     chosen = np.unique(np.round((len(epochs) - 1) * np.linspace(0, 1, FRAMES) ** 2).astype(int))
 
     def draw(frame):
-        axis.clear()
+        for artist in (*axis.collections, *axis.lines):
+            artist.remove()
         i = chosen[frame]
+        _draw_function(axis, found[i])
         count = len(found[i].knots) - 1
-        _draw_function(axis, found[i], f"Seed {seed}, epoch {epochs[i]}: {count} regions")
-        axis.legend(loc="upper left", fontsize=8)
+        words = f"Seed {seed}, epoch {epochs[i]}: {count} regions"
+        title = axis.set_title(words, fontsize=10.5, loc="left")
+        if not axis.get_legend():
+            axis.legend(loc="upper left", fontsize=8)
+        changing = *axis.collections, *axis.lines, title
+        return *changing, *axis.spines.values(), axis.get_legend()
 
+    axis.set(xlabel=X, ylabel="f(x)")
     return plots.Moving(made, draw, len(chosen))
 
 
