@@ -118,9 +118,11 @@ class Host(Protocol):
         """The layout of this run, chosen once and kept when the run is resumed."""
         ...
 
-    @property
-    def only_seed(self) -> int | None:
-        """The one seed to run, or None for all of them."""
+    def seeds(self, number: int) -> range:
+        """The seeds to run: all of them, range(number), or those that this call is about.
+
+        Seed i draws the same numbers whichever others run beside it.
+        """
         ...
 
     def stage(self, name: str, epochs: int) -> StageHost:
@@ -155,9 +157,12 @@ class NullStage:
 class NullHost:
     """A host that keeps nothing and never stops a run."""
 
-    def __init__(self, layout: Layout | None = None, only_seed: int | None = None):
+    def __init__(self, layout: Layout | None = None, only: range | None = None):
         self.layout = layout or Layout()
-        self.only_seed = only_seed
+        self.only = only
+
+    def seeds(self, number: int) -> range:
+        return range(number) if self.only is None else self.only
 
     def stage(self, name: str, epochs: int) -> NullStage:
         return NullStage()

@@ -288,6 +288,7 @@ class Console(Protocol):
     """What `FileHost` says to the user."""
 
     def log(self, line: str) -> None: ...
+    def batch(self, later: int) -> None: ...
     def stage(self, name: str, epochs: int) -> None: ...
     def restored(self, epoch: int) -> None: ...
     def place(self) -> str: ...
@@ -295,22 +296,40 @@ class Console(Protocol):
 
 
 class FileHost:
-    """A `dlstudy.host.Host` that keeps everything in a run folder."""
+    """A `dlstudy.host.Host` that keeps everything in a run folder.
+
+    Args:
+        folder: the run folder.
+        console: what the user sees.
+        layout: of the run.
+        only: the seeds to run; None for all.
+        should_stop: whether the user asked to stop.
+        checkpoints: where they lie, in the folder.
+    """
 
     def __init__(
         self,
         folder: RunFolder,
         console: Console,
         layout: Layout,
-        only_seed: int | None = None,
+        only: range | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        checkpoints: str = "checkpoints",
     ):
-        self.folder, self.console = folder, console
-        self.layout, self.only_seed, self.should_stop = layout, only_seed, should_stop
+        self.folder, self.console, self.layout = folder, console, layout
+        self.only, self.should_stop, self.checkpoints = only, should_stop, checkpoints
+
+    def seeds(self, number: int) -> range:
+        return range(number) if self.only is None else self.only
+
+    def batch(self, seeds: range) -> "FileHost":
+        """The same host for some of the seeds; their checkpoints lie in a folder of their own."""
+        place = f"{self.checkpoints}/seeds_{seeds[0]}-{seeds[-1]}"
+        return FileHost(self.folder, self.console, self.layout, seeds, self.should_stop, place)
 
     def stage(self, name: str, epochs: int) -> "FileStage":
         self.console.stage(name, epochs)
-        return FileStage(self.folder.path / "checkpoints" / name, epochs, self)
+        return FileStage(self.folder.path / self.checkpoints / name, epochs, self)
 
     def log(self, line: str) -> None:
         self.console.log(line)

@@ -11,6 +11,9 @@ therefore rest on counting alone.
   1 - level, whatever the distribution.
 * A *share* is judged by its Clopper-Pearson interval.
 
+Where seeds are added until something is decided, every look is another try for chance: `Looks`
+fixes the looks beforehand and shares the error out among them.
+
 The interval of the median is two-sided and leaves (1 - level) / 2 on each side, half of what the
 sign test spends. On the edge (16 of 20 seeds) the test can decide while the interval still
 reaches the threshold; the test is the rule and the interval describes.
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import comb, inf, isfinite, nan, sqrt
@@ -42,7 +46,7 @@ class Interval(NamedTuple):
 
 def _tail(level: float | Fraction) -> Fraction:
     """1 - level without rounding: 1/100 for 0.99, where floats give 0.010000000000000009."""
-    tail = 1 - Fraction(str(level))
+    tail = 1 - (level if isinstance(level, Fraction) else Fraction(str(level)))
     if not 0 < tail < 1:
         raise ValueError(f"level is {level}; it must lie strictly between 0 and 1")
     return tail
@@ -59,6 +63,47 @@ def _sample(x) -> np.ndarray:
     if x.ndim != 1 or x.size == 0 or not np.isfinite(x).all():
         raise ValueError(f"expected one or more finite numbers in one dimension, got {x}")
     return x
+
+
+# --- looks -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Looks:
+    """A plan of when to look at seeds that are added in batches, fixed before the run.
+
+    Of K looks each may spend 1/K of the error that a decision is allowed: everything at a look
+    (tests, intervals) has the level 1 - (1 - level) / K. A verdict is that of the first look that
+    decides it, else of the last. However the looks depend on each other, and wherever a run stops,
+    each side then errs with probability at most 1 - level over all looks together, an interval
+    holds at all looks at once with probability `level`, and K times the smallest p-value so far
+    is a p-value (Bonferroni).
+
+    Attributes:
+        batch: seeds added before each look, >= 1.
+        cap: seeds at the last look, which may add fewer; >= batch.
+    """
+
+    batch: int
+    cap: int
+
+    def __post_init__(self):
+        if not 1 <= self.batch <= self.cap:
+            raise ValueError(f"batches of {self.batch} up to {self.cap} seeds are no plan")
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Seeds at each look: 10, 20, ... up to the cap."""
+        return (*range(self.batch, self.cap, self.batch), self.cap)
+
+    def level(self, level: float | Fraction = LEVEL) -> Fraction:
+        """Confidence at each look, for `level` over all of them."""
+        return split_level(level, len(self.counts))
+
+
+def split_level(level: float | Fraction, looks: int) -> Fraction:
+    """The level at each of so many looks that gives `level` over all of them."""
+    return 1 - _tail(level) / looks
 
 
 # --- the sign test ---------------------------------------------------------------------------
@@ -97,7 +142,7 @@ def needed_count(n: int, level: float | Fraction = LEVEL) -> int | None:
     raise AssertionError("all 2**n outcomes together are more than any tail")
 
 
-def fewest_seeds(level: float = LEVEL) -> int:
+def fewest_seeds(level: float | Fraction = LEVEL) -> int:
     """Fewest seeds that can decide a sign test at all: 7 at 99%."""
     n = 0
     while needed_count(n, level) is None:
@@ -141,14 +186,16 @@ def sign_counts(x, threshold: float, direction: str) -> tuple[np.ndarray, np.nda
     )
 
 
-def needed_against(n: int, direction: str, level: float = LEVEL) -> int | None:
+def needed_against(n: int, direction: str, level: float | Fraction = LEVEL) -> int | None:
     """Seeds that must lie on the other side for a refutation: `needed_count`, or for "within"
     its stricter two-sided form, because leaving the margin at either end gives chance two tries.
     """
     return needed_count(n, _two_sided(level) if direction == "within" else level)
 
 
-def sign_verdict(beyond: int, against: int, n: int, direction: str, level: float = LEVEL) -> str:
+def sign_verdict(
+    beyond: int, against: int, n: int, direction: str, level: float | Fraction = LEVEL
+) -> str:
     """Verdict of `sign_counts` on n seeds: "supported", "refuted" or "inconclusive"."""
     needed, to_refute = needed_count(n, level), needed_against(n, direction, level)
     if needed is not None and beyond >= needed:
@@ -158,16 +205,16 @@ def sign_verdict(beyond: int, against: int, n: int, direction: str, level: float
     return "inconclusive"
 
 
-def sign_p(count: int, n: int, *, two_sided: bool = False) -> float:
+def sign_p(count: int, n: int, *, tries: int = 1) -> float:
     """Exact p-value of a sign test in which `count` of n seeds lie strictly beyond.
 
-    One-sided: P(Binomial(n, 1/2) >= count). Two-sided: twice that, at most 1; pass the larger of
-    the two sides' counts.
+    One-sided: P(Binomial(n, 1/2) >= count), times the tries that chance had, at most 1. Two-sided
+    are two tries; pass the larger of the two sides' counts.
     """
-    return float(min(Fraction(1), (2 if two_sided else 1) * _binomial_tail(int(count), int(n))))
+    return float(min(Fraction(1), tries * _binomial_tail(int(count), int(n))))
 
 
-def median_interval(x, level: float = LEVEL) -> Interval:
+def median_interval(x, level: float | Fraction = LEVEL) -> Interval:
     """Interval of the median from order statistics; its coverage is at least `level`.
 
     [x_(k), x_(n+1-k)] misses the median with probability at most 2 P(Binomial(n, 1/2) >= n+1-k),
@@ -191,17 +238,17 @@ def median_interval(x, level: float = LEVEL) -> Interval:
 # --- shares ----------------------------------------------------------------------------------
 
 
-def share_interval(ones: int, n: int, level: float = LEVEL) -> Interval:
+def share_interval(ones: int, n: int, level: float | Fraction = LEVEL) -> Interval:
     """Clopper-Pearson interval of a probability after `ones` of n; (0, 1) for n = 0."""
     from scipy.stats import binomtest
 
     if n == 0:
         return Interval(0.0, 1.0)
-    ci = binomtest(int(ones), int(n)).proportion_ci(level, method="exact")
+    ci = binomtest(int(ones), int(n)).proportion_ci(float(level), method="exact")
     return Interval(float(ci.low), float(ci.high))
 
 
-def share_verdict(ones: int, n: int, threshold: float, level: float = LEVEL) -> str:
+def share_verdict(ones: int, n: int, threshold: float, level: float | Fraction = LEVEL) -> str:
     """Verdict on "the probability is above the threshold" from its Clopper-Pearson interval."""
     low, high = share_interval(ones, n, level)
     if low > threshold:
@@ -209,7 +256,7 @@ def share_verdict(ones: int, n: int, threshold: float, level: float = LEVEL) -> 
     return "refuted" if high < threshold else "inconclusive"
 
 
-def share_needed(n: int, threshold: float, level: float = LEVEL) -> int | None:
+def share_needed(n: int, threshold: float, level: float | Fraction = LEVEL) -> int | None:
     """Smallest number of ones among n whose interval lies above the threshold; None if none."""
     from scipy.stats import binom
 
@@ -218,17 +265,17 @@ def share_needed(n: int, threshold: float, level: float = LEVEL) -> int | None:
     return int(enough[0]) if enough.size else None
 
 
-def share_p(ones: int, n: int, threshold: float) -> float:
-    """Exact one-sided p-value: P(Binomial(n, threshold) >= ones)."""
+def share_p(ones: int, n: int, threshold: float, *, tries: int = 1) -> float:
+    """Exact one-sided p-value: P(Binomial(n, threshold) >= ones), times the tries of chance."""
     from scipy.stats import binom
 
-    return float(min(1.0, binom.sf(ones - 1, n, threshold)))
+    return float(min(1.0, tries * binom.sf(ones - 1, n, threshold)))
 
 
 # --- description of the mean -----------------------------------------------------------------
 
 
-def t_interval(x, level: float = LEVEL) -> Interval:
+def t_interval(x, level: float | Fraction = LEVEL) -> Interval:
     """Student's t interval of the mean of x[n], as description only.
 
     A point for constant x, unbounded for n = 1, (nan, nan) where the numbers overflow.
@@ -242,11 +289,13 @@ def t_interval(x, level: float = LEVEL) -> Interval:
         mean = float(np.mean(x))
         if np.all(x == x[0]):  # rounding in the mean would leave a spurious spread
             return Interval(mean, mean)
-        half = float(stdtrit(x.size - 1, (1 + level) / 2) * np.std(x, ddof=1) / sqrt(x.size))
+        half = float(stdtrit(x.size - 1, float(1 + level) / 2) * np.std(x, ddof=1) / sqrt(x.size))
     return _finite_or_nan(mean - half, mean + half)
 
 
-def bca_interval(x, level: float = LEVEL, *, resamples: int = 9999, seed: int = 0) -> Interval:
+def bca_interval(
+    x, level: float | Fraction = LEVEL, *, resamples: int = 9999, seed: int = 0
+) -> Interval:
     """Bias-corrected and accelerated bootstrap interval of the mean (Efron 1987).
 
     Description only. Repeatable: the resampling is seeded.
@@ -272,7 +321,7 @@ def bca_interval(x, level: float = LEVEL, *, resamples: int = 9999, seed: int = 
             (x,),
             np.mean,
             n_resamples=resamples,
-            confidence_level=level,
+            confidence_level=float(level),
             batch=max(1, 1_000_000 // x.size),  # at most 8 MB at a time
             method="BCa",
             rng=np.random.default_rng(seed),

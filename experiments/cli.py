@@ -31,8 +31,10 @@ from typing import Any, NamedTuple
 from dlstudy import records
 from dlstudy.errors import UserError
 from dlstudy.host import Interrupted, Layout
+from dlstudy.stats import Looks
+from experiments import batches, flagging, inputs
 from experiments import console as consoles
-from experiments import flagging, inputs
+from experiments.batches import seeds_setting
 from experiments.conclusion import conclude
 from experiments.devices import (
     available_cpus,
@@ -43,7 +45,7 @@ from experiments.devices import (
 )
 from experiments.flagging import setting
 
-__all__ = ["Plan", "main", "setting"]
+__all__ = ["Plan", "main", "seeds_setting", "setting"]
 
 
 class Plan(NamedTuple):
@@ -67,6 +69,10 @@ class Options:
         "runs", "where new runs get a folder, <experiment>/<UTC time>", local=True
     )
     only_seed: int = setting(-1, "run this one seed, exactly as among the others; -1: all")
+    seed_batch: int = setting(
+        10, "with --num_seeds=auto, the seeds after which verdicts are looked at again", low=1
+    )
+    max_seeds: int = setting(80, "with --num_seeds=auto, the most seeds", low=1)
     dry_run: bool = setting(False, "say what would run and how long, and write nothing", local=True)
     redraw: bool = setting(
         False, "figures and verdicts again, from the record in --run_dir; no training", local=True
@@ -99,6 +105,7 @@ class Options:
 
 
 LAYOUT = ("devices", "strategy", "seeds_per_program")
+SEEDS = ("only_seed", "seed_batch", "max_seeds")
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ class Job:
         found: what is at `path`, see `records.state_of`.
         lines: the settings as lines of a flagfile.
         layout: what was given of `LAYOUT`.
+        looks: the plan of --num_seeds=auto; None: as many seeds as said.
     """
 
     module: ModuleType
@@ -119,10 +127,21 @@ class Job:
     found: str
     lines: tuple[str, ...]
     layout: dict[str, Any]
+    looks: Looks | None
 
     @property
     def only_seed(self) -> int | None:
         return None if self.options.only_seed < 0 else self.options.only_seed
+
+    @property
+    def most_seeds(self) -> int | None:
+        """Of the whole run; None: the experiment does not say."""
+        return self.looks.cap if self.looks else getattr(self.config, "num_seeds", None)
+
+    @property
+    def seeds_together(self) -> int | None:
+        """Seeds that run beside each other, also when one is run alone: they set the layout."""
+        return self.looks.batch if self.looks else self.most_seeds
 
 
 def main(module: ModuleType, argv: Sequence[str] | None = None) -> int:
@@ -224,7 +243,8 @@ def read_command(module: ModuleType, arguments: Sequence[str]) -> Job:
         raise UserError(f"--redraw: needs --run_dir=FOLDER of a finished run, not {path}")
     if found == "run":
         config, options = _settings_of_run(module, path, config, options, given)
-    seeds = getattr(config, "num_seeds", None)
+    looks = batches.looks_of(config, options.seed_batch, options.max_seeds)
+    seeds = looks.cap if looks else getattr(config, "num_seeds", None)
     if options.only_seed < -1 or (seeds is not None and options.only_seed >= seeds):
         last = "up" if seeds is None else f"to {seeds - 1}"
         raise UserError(f"--only_seed={options.only_seed}: must be 0 {last}, or -1 for all")
@@ -233,11 +253,12 @@ def read_command(module: ModuleType, arguments: Sequence[str]) -> Job:
     check_writable(path or Path(options.runs_dir), "run_dir" if path else "runs_dir")
     lines = flagging.to_lines(config)
     lines += [f"--{n}={flagging.to_text(given[n])}" for n in LAYOUT if n in given]
+    lines += [f"--{name}={getattr(options, name)}" for name in SEEDS[1:] if looks]
     lines += [f"--only_seed={options.only_seed}"] if options.only_seed >= 0 else []
     layout = {n: given[n] for n in LAYOUT if n in given and (n, given[n]) != ("devices", 0)}
     if layout.get("strategy") == "auto":
         del layout["strategy"]
-    return Job(module, config, options, path, found, tuple(lines), layout)
+    return Job(module, config, options, path, found, tuple(lines), layout, looks)
 
 
 def _settings_of_run(module, path, config, options, given):
@@ -250,24 +271,23 @@ def _settings_of_run(module, path, config, options, given):
     except UserError as error:
         raise records.DamagedError(f"{path}: made by another version: {error}") from None
     about = {f.name: f for cls in (module.Config, Options) for f in flagging.flags_of(cls)}
-    there = {**dataclasses.asdict(old), "only_seed": old_options.only_seed}
+    of_seeds = {name: getattr(old_options, name) for name in SEEDS}
+    there = dataclasses.asdict(old) | of_seeds
+    text = lambda name, value: flagging.to_text(value, about[name])  # noqa: E731
     differing = [
-        f"--{n}={flagging.to_text(there[n])} there, {flagging.to_text(value)} here"
+        f"--{n}={text(n, there[n])} there, {text(n, value)} here"
         for n, value in given.items()
         if n in there and there[n] != value and not about[n].about["local"]
     ]
     if differing:
-        text = "; ".join(differing)
-        raise UserError(f"--run_dir={path}: holds a run with other settings: {text}")
+        listed = "; ".join(differing)
+        raise UserError(f"--run_dir={path}: holds a run with other settings: {listed}")
     local = {
         f.name: getattr(config, f.name)
         for f in flagging.flags_of(module.Config)
         if f.about["local"] and f.name in given
     }
-    return (
-        dataclasses.replace(old, **local),
-        dataclasses.replace(options, only_seed=old_options.only_seed),
-    )
+    return dataclasses.replace(old, **local), dataclasses.replace(options, **of_seeds)
 
 
 def check_writable(path: Path, flag: str) -> None:
@@ -281,13 +301,16 @@ def check_writable(path: Path, flag: str) -> None:
 
 
 def dry_run(job: Job) -> int:
-    whole = getattr(job.config, "num_seeds", None)
-    seeds = whole if job.only_seed is None else 1
     # As `start_jax` settles it for a CPU; jax itself is not started for a forecast.
     stored = records.read_manifest(job.path)["layout"] if job.found == "run" else {}
     devices = job.layout.get("devices") or stored.get("devices")
-    devices = devices or default_devices(available_cpus(), whole)
-    for line in job.module.plan(job.config, seeds, devices).lines:
+    devices = devices or default_devices(available_cpus(), job.seeds_together)
+    if job.looks and job.only_seed is None:
+        lines = batches.plan_lines(job.module, job.config, job.looks, devices)
+    else:
+        seeds = job.most_seeds if job.only_seed is None else 1
+        lines = job.module.plan(job.config, seeds, devices).lines
+    for line in lines:
         print(line)
     where = job.path or Path(job.options.runs_dir) / job.module.NAME / "<UTC time>"
     print(f"run folder: {where}; nothing was written")
@@ -314,9 +337,8 @@ def train(job: Job) -> int:
         stages = job.module.stages(job.config) if hasattr(job.module, "stages") else {}
         console = consoles.make(job.options.progress, stages)
         stack.callback(console.close)
-        host = records.FileHost(
-            folder, console, _layout(layout), job.only_seed, lambda: stop.requested
-        )
+        only = None if job.only_seed is None else range(job.only_seed, job.only_seed + 1)
+        host = records.FileHost(folder, console, _layout(layout), only, lambda: stop.requested)
         for note in notes:
             host.log(note)
         return _carry_out(job, data, host, stop)
@@ -334,7 +356,7 @@ def _carry_out(job: Job, data: Any, host: records.FileHost, stop: consoles.StopS
     try:
         if not folder.has_record():
             stop.console = console
-            record = job.module.run(job.config, data, host)
+            record = _run(job, data, host)
             stop.console = None
             folder.save_record(_described(job, record))
         table = conclude(job.module, folder, host)
@@ -356,6 +378,16 @@ def _carry_out(job: Job, data: Any, host: records.FileHost, stop: consoles.StopS
     return 0
 
 
+def _run(job: Job, data: Any, host: records.FileHost) -> Any:
+    """The record. The experiment's own `run` never sees a number of seeds that is left open."""
+    if job.looks and job.only_seed is None:
+        return batches.run(job.module, job.config, data, host, job.looks)
+    config = job.config
+    if job.looks:
+        config = dataclasses.replace(config, num_seeds=job.looks.cap)
+    return job.module.run(config, data, host)
+
+
 @contextlib.contextmanager
 def _new_folder(job: Job) -> Iterator[records.RunFolder]:
     """The folder of a new run, locked and still empty."""
@@ -375,8 +407,7 @@ def _new_folder(job: Job) -> Iterator[records.RunFolder]:
 
 def _start_jax(job: Job, stored: dict[str, Any]) -> dict[str, Any]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    seeds = getattr(job.config, "num_seeds", None)
-    layout = start_jax(job.layout, stored, job.options.allow_layout_change, seeds)
+    layout = start_jax(job.layout, stored, job.options.allow_layout_change, job.seeds_together)
     use_compilation_cache(job.options.compilation_cache_dir)
     return layout
 
@@ -435,6 +466,8 @@ def _described(job: Job, record: Any) -> Any:
     """The record with its experiment and configuration in the attributes."""
     local = {flag.name for flag in flagging.flags_of(job.module.Config) if flag.about["local"]}
     config = {k: v for k, v in dataclasses.asdict(job.config).items() if k not in local}
+    if job.looks:
+        config["num_seeds"] = record.sizes["seed"]
     return record.assign_attrs(
         experiment=job.module.NAME,
         config=json.dumps(config),

@@ -51,6 +51,7 @@ class PlainConsole:
         self.done: dict[str, int] = {}
         self.current = ""
         self.seconds: dict[str, list[float]] = {}  # of each unit by stage, in this process
+        self.later = 0  # batches of seeds that may follow
         self.clock = time.monotonic()
 
     def log(self, line: str) -> None:
@@ -67,6 +68,10 @@ class PlainConsole:
             console.print(table)
         for line in capture.get().splitlines():
             self.log(line.rstrip())
+
+    def batch(self, later: int) -> None:
+        """All stages begin anew with other seeds; so many such batches may follow."""
+        self.done, self.later = {}, later
 
     def stage(self, name: str, epochs: int) -> None:
         self.current, self.seconds[name] = name, []
@@ -86,25 +91,33 @@ class PlainConsole:
         self.draw(format_row(row))
 
     def left(self) -> float:
-        """Seconds until all stages are done.
+        """Seconds until all stages are done, of this batch of seeds.
 
         The current stage goes on at its own pace, the others take what a unit took on average so
         far. The first unit of a stage, which compiles, counts only as long as there is no other.
         """
-        own = self.seconds[self.current][1:]
-        settled = [s for seconds in self.seconds.values() for s in seconds[1:]]
-        first = [s for seconds in self.seconds.values() for s in seconds[:1]]
-        if not first:
-            return math.nan
-        average = statistics.fmean(settled or first)
+        own, average = self.seconds[self.current][1:], self.average()
         pace = statistics.median(own) if own else average
         here = self.stages[self.current] - self.done[self.current]
         later = sum(self.stages.values()) - sum(self.done.values()) - here
         return here * pace + later * average
 
+    def average(self) -> float:
+        """Seconds of a unit; nan before the first."""
+        settled = [s for seconds in self.seconds.values() for s in seconds[1:]]
+        first = [s for seconds in self.seconds.values() for s in seconds[:1]]
+        return statistics.fmean(settled or first) if first else math.nan
+
+    def most(self) -> float:
+        """Seconds until the end if every batch is needed."""
+        return self.left() + self.later * sum(self.stages.values()) * self.average()
+
     def left_text(self) -> str:
-        left = self.left()
-        return f"{format_seconds(left)} left" if left > 0 else ""
+        left, most = self.left(), self.most()
+        text = f"{format_seconds(left)} left" if left > 0 else ""
+        if self.later and left > 0:
+            text += f" of this batch, at most {format_seconds(most)} in all"
+        return text
 
     def place(self) -> str:
         """The last unit done of the current stage and the number of them; "" before the first."""
@@ -184,7 +197,8 @@ class JsonConsole(PlainConsole):
     """One JSON object a line, for a program that starts experiments.
 
     {"log": line} for what is said; {"stage", "done", "units", "text", "left"} after each unit,
-    counted over all stages, with the seconds left (null: not known).
+    counted over all stages, with the seconds left (null: not known). With --num_seeds=auto that
+    is of this batch of seeds; "most" has the seconds left if every batch is needed.
     """
 
     def log(self, line: str) -> None:
@@ -202,6 +216,9 @@ class JsonConsole(PlainConsole):
             "text": text,
             "left": left if math.isfinite(left) else None,
         }
+        if self.later:
+            most = self.most()
+            row["most"] = most if math.isfinite(most) else None
         print(json.dumps(row), flush=True)
 
 

@@ -14,7 +14,7 @@ import difflib
 import math
 import shutil
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -36,6 +36,7 @@ def setting(
     low_open: bool = False,
     high_open: bool = False,
     local: bool = False,
+    words: Mapping[str, Any] | None = None,
 ) -> Any:
     """A field of a configuration.
 
@@ -49,6 +50,8 @@ def setting(
         high: largest number allowed; with `high_open` the number itself is not.
         local: says something about this machine and nothing about the result (a folder of data):
             it may change when a run is resumed.
+        words: values with a name, which may lie outside the limits: {"auto": 0}. The name is how
+            such a value is given, written and shown; the bare value is not understood.
     """
     metadata = {
         "help": help,
@@ -59,6 +62,7 @@ def setting(
         "high": high,
         "low_open": low_open,
         "high_open": high_open,
+        "words": words or {},
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -86,7 +90,7 @@ def flags_of(config: type) -> list[Flag]:
         flag = Flag(field.name, hints[field.name], field.default, dict(field.metadata))
         if _item_type(flag.type) not in (int, float, bool, str) or "help" not in flag.about:
             raise TypeError(f"{config.__name__}.{flag.name}: not a setting of a known type")
-        if to_value(to_text(flag.default), flag) != flag.default:
+        if to_value(to_text(flag.default, flag), flag) != flag.default:
             raise ValueError(f"{config.__name__}.{flag.name}: default {flag.default!r}")
         found.append(flag)
     return found
@@ -96,8 +100,12 @@ def _item_type(kind: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is tuple else kind
 
 
-def to_text(value: Any) -> str:
-    """A value as it stands in a flagfile; the inverse of `to_value`."""
+def to_text(value: Any, flag: Flag | None = None) -> str:
+    """A value as it stands in a flagfile; the inverse of `to_value`, given the same flag."""
+    named = flag.about["words"].items() if flag else ()
+    for word, meaning in named:
+        if value == meaning:
+            return word
     if isinstance(value, tuple):
         return ",".join(map(to_text, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -116,7 +124,9 @@ def to_value(text: str, flag: Flag) -> Any:
 
 
 def _item(text: str, flag: Flag, each: str) -> Any:
-    kind = _item_type(flag.type)
+    kind, words = _item_type(flag.type), flag.about["words"]
+    if text in words:
+        return words[text]
     if kind is bool:
         if text.lower() not in ("true", "false", "1", "0"):
             raise ValueError("must be true or false")
@@ -130,7 +140,7 @@ def _item(text: str, flag: Flag, each: str) -> Any:
             value = kind(text)
         except ValueError:
             noun = "a whole number" if kind is int else "a number"
-            raise ValueError(f"{each}must be {noun}") from None
+            raise ValueError(f"{each}must be {' or '.join([noun, *words])}") from None
         if kind is float and not math.isfinite(value):
             raise ValueError(f"{each}must be a finite number")
     about = flag.about
@@ -155,7 +165,8 @@ def _allowed(flag: Flag) -> str:
         limits.append(f"{'greater than' if about['low_open'] else 'at least'} {about['low']}")
     if about["high"] is not None:
         limits.append(f"{'less than' if about['high_open'] else 'at most'} {about['high']}")
-    return " and ".join(limits)
+    allowed = [" and ".join(limits)] if limits else []
+    return ", or ".join([*allowed, *about["words"]])
 
 
 # ---------------------------------------------------------------------------- reading flags
@@ -258,7 +269,7 @@ def parse(arguments: Sequence[str], *classes: type) -> tuple[list[Any], dict[str
 
 def to_lines(config: Any) -> list[str]:
     """A configuration as the lines of a flagfile; every setting, defaults too."""
-    return [f"--{f.name}={to_text(getattr(config, f.name))}" for f in dataclasses.fields(config)]
+    return [f"--{f.name}={to_text(getattr(config, f.name), f)}" for f in flags_of(type(config))]
 
 
 # ---------------------------------------------------------------------------- help
@@ -271,7 +282,9 @@ def describe(title: str, config: type, width: int | None = None) -> str:
     lines = [f"{title}:"]
     for flag in flags_of(config):
         is_bool = flag.type is bool
-        left = f"  --[no]{flag.name}" if is_bool else f"  --{flag.name}={to_text(flag.default)}"
+        left = (
+            f"  --[no]{flag.name}" if is_bool else f"  --{flag.name}={to_text(flag.default, flag)}"
+        )
         text = flag.about["help"].rstrip(".")
         if flag.about["unit"]:
             text += f" [{flag.about['unit']}]"

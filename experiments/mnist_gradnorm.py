@@ -20,11 +20,12 @@ import sys
 from dlstudy.errors import UserError
 from experiments import cli
 from experiments import mnist_gradnorm_plan as plans
-from experiments.cli import Plan, setting
+from experiments.cli import Plan, seeds_setting, setting
+from experiments.mnist_gradnorm_charts import charts
 from experiments.mnist_gradnorm_claims import CLAIMS
 from experiments.mnist_gradnorm_figures import figures
 
-__all__ = ["CLAIMS", "Config", "figures", "load", "plan", "run", "stages"]
+__all__ = ["CLAIMS", "Config", "charts", "figures", "load", "plan", "run", "stages"]
 
 NAME = "mnist_gradnorm"
 CONTROLS = ("label_noise", "rates", "heads")
@@ -55,7 +56,7 @@ class Config:
         (), "channels of each convolution; empty: 32 for one_conv, 16,32 for two_conv", low=1
     )
 
-    num_seeds: int = setting(20, "seeds; run i draws from fold_in(key(seed), i)", low=1)
+    num_seeds: int = seeds_setting(20)
     seed: int = setting(0, "base of all random draws", low=0, high=2**32 - 1)
     epochs: int = setting(25, "passes over the training set", low=1)
     batch_size: int = setting(64, "images of a step; a last partial batch is dropped", low=1)

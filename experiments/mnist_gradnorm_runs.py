@@ -84,7 +84,7 @@ class Stopwatch:
 
 def run(config, data: Data, host: Host):
     """Runs all arms and returns the record, an `xarray.Dataset` (see `mnist_gradnorm_record`)."""
-    seeds = list(range(config.num_seeds)) if host.only_seed is None else [host.only_seed]
+    seeds = list(host.seeds(config.num_seeds))
     study = Study(config, data, host, seeds)
     rows = {"main": study.run_arm(study.main, data.train)}
     if "label_noise" in config.controls:

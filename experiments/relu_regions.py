@@ -17,11 +17,12 @@ import dataclasses
 import sys
 
 from experiments import cli
-from experiments.cli import Plan, setting
+from experiments.cli import Plan, seeds_setting, setting
+from experiments.relu_regions_charts import charts
 from experiments.relu_regions_claims import CLAIMS
 from experiments.relu_regions_figures import figures
 
-__all__ = ["CLAIMS", "Config", "figures", "load", "plan", "run", "stages"]
+__all__ = ["CLAIMS", "Config", "charts", "figures", "load", "plan", "run", "stages"]
 
 NAME = "relu_regions"
 CONTROLS = ("decay", "zero_bias", "sizes")
@@ -35,7 +36,7 @@ class Config:
     grid: int = setting(2001, "points of the fine grid on which errors are measured too", low=2)
     widths: tuple[int, ...] = setting((16, 16, 16), "units of each hidden layer", low=1)
 
-    num_seeds: int = setting(32, "seeds; run i draws from fold_in(key(seed), i)", low=1)
+    num_seeds: int = seeds_setting(32)
     seed: int = setting(0, "base of all random draws", low=0, high=2**32 - 1)
     epochs: int = setting(2000, "cap on the passes over the samples", low=1)
     batch_size: int = setting(0, "samples of a step; 0: all", low=0)

@@ -39,7 +39,7 @@ class State(NamedTuple):
 
 def run(config, data: Data, host: Host):
     """Runs all arms and returns the record, an `xarray.Dataset` (see `relu_regions_record`)."""
-    seeds = list(range(config.num_seeds)) if host.only_seed is None else [host.only_seed]
+    seeds = list(host.seeds(config.num_seeds))
     study = Study(config, data, host, seeds)
     rows = {"main": study.run_arm(Arm("main"))}
     if "decay" in config.controls:

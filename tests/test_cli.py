@@ -53,6 +53,7 @@ class Everything:
     wholes: tuple[int, ...] = setting((), "ints")
     numbers: tuple[float, ...] = setting((), "floats")
     texts: tuple[str, ...] = setting((), "strings")
+    worded: int = setting(1, "an int or a word", low=1, words={"auto": 0, "none": -1})
 
 
 one_line = st.text(max_size=20).filter(lambda s: s.isprintable() and s == s.strip())
@@ -69,6 +70,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
         wholes=st.lists(st.integers()).map(tuple),
         numbers=st.lists(finite).map(tuple),
         texts=st.lists(one_line.filter(lambda s: s and "," not in s)).map(tuple),
+        worded=st.integers(-1),
     )
 )
 def test_what_flags_txt_says_is_the_configuration(tmp_path_factory, config):
@@ -101,6 +103,8 @@ def test_a_string_is_kept_as_it_is_or_refused(tmp_path_factory, text):
         (["--numbers=1,2.5, 1e-3"], {"numbers": (1.0, 2.5, 1e-3)}),
         (["--texts=a,b c"], {"texts": ("a", "b c")}),
         (["-number=2"], {"number": 2.0}),
+        (["--worded=auto"], {"worded": 0}),
+        (["--worded=none", "--worded=7"], {"worded": 7}),
     ],
 )
 def test_ways_to_write_a_flag(arguments, changes):
@@ -155,6 +159,7 @@ def test_help_is_complete_and_exits_0(capsys):
     assert "step size [1]; greater than 0" in settings
     assert "at least 0 and less than 1" in settings
     assert "each one of plain, heavy_ball" in settings
+    assert "at least 1, or auto" in " ".join(settings.split())
     assert max(map(len, out.splitlines())) <= 100
 
 
@@ -206,7 +211,14 @@ BAD = {
     "--qqqqqqqq": "--qqqqqqqq: there is no such flag; --help lists them",
     "mnist": "'mnist': stray argument; settings are given as --NAME=VALUE",
     "--steps=0": "--steps=0: must be at least 1",
-    "--num_seeds=-1": "--num_seeds=-1: must be at least 1",
+    "--num_seeds=-1": "--num_seeds=-1: must be at least 1, or auto",
+    "--num_seeds=0": "--num_seeds=0: must be at least 1, or auto",
+    "--num_seeds=many": "--num_seeds=many: must be a whole number or auto",
+    "--seed_batch=0": "--seed_batch=0: must be at least 1",
+    "--max_seeds=0": "--max_seeds=0: must be at least 1",
+    "--num_seeds=auto --max_seeds=9": "--max_seeds=9: must be at least 10, the --seed_batch",
+    "--num_seeds=auto --seed_batch=81": "--max_seeds=80: must be at least 81, the --seed_batch",
+    "--num_seeds=auto --only_seed=80": "--only_seed=80: must be 0 to 79, or -1 for all",
     "--steps=2.5": "--steps=2.5: must be a whole number",
     "--steps=": "--steps=: must be a whole number",
     "--steps": "--steps: needs a value",

@@ -368,6 +368,7 @@ def test_killed_at_any_system_call_it_goes_on_to_the_same_numbers(tmp_path, monk
 def test_a_null_host_keeps_nothing_and_never_stops():
     host = NullHost()
     assert host.layout == Layout()
-    assert host.only_seed is None
+    assert host.seeds(3) == range(3)
+    assert NullHost(only=range(1, 2)).seeds(3) == range(1, 2)
     assert not host.should_stop()
     assert host.stage("adam", 3).restore({}) is None

@@ -156,6 +156,33 @@ def test_killed_again_and_again_it_ends_with_the_same_record(place, reference):
     assert len(trained) == len(set(trained)) >= 4
 
 
+def test_killed_in_and_between_batches_of_seeds_it_stops_at_the_same_place(place):
+    auto = ("--num_seeds=auto", "--seed_batch=5", "--max_seeds=20", "--epochs=3")
+    undisturbed = toy(place, "--run_dir=auto", *auto)
+    assert undisturbed.end() == 0, undisturbed.err
+    kills = [
+        Kill("epoch-000002.ckpt", "before"),  # of the first stage of the first batch
+        Kill("finished.ckpt", "after", 2),  # the first batch is done
+        Kill("epoch-000001.ckpt", "after", 2),  # of the second stage of the second batch
+        Kill("finished.ckpt", "after"),  # the second batch is done, and not judged
+        Kill("record.nc", "before"),
+    ]
+    for kill in kills:
+        run = toy(place, "--run_dir=auto_killed", *auto, kill=kill)
+        assert run.end() == -signal.SIGKILL, (kill, run.err)
+    run = toy(place, "--run_dir=auto_killed")
+    assert run.end() == 0, run.err
+    assert not re.search(r"(?m)^\w+ \d/3", run.out)  # nothing was left to train
+    reference = xarray.load_dataset(place / "auto" / "record.nc")
+    assert reference.sizes["seed"] == 10  # decided before the cap
+    assert_same(place / "auto_killed", reference)
+    xarray.testing.assert_identical(
+        reference, xarray.load_dataset(place / "auto_killed" / "record.nc")
+    )
+    one, other = ((place / name / "claims.json").read_text() for name in ("auto", "auto_killed"))
+    assert one == other
+
+
 def test_ctrl_c_stops_at_the_next_epoch_and_says_how_to_go_on(place, reference):
     run = Toy(place, "--run_dir=stopped", *FLAGS, sleep=0.5).until("plain 1/3")
     run.signal(signal.SIGINT)

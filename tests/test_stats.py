@@ -24,11 +24,11 @@ def standard_error(p, draws=DRAWS):
     return np.sqrt(p * (1 - p) / draws)
 
 
-def verdicts(x, threshold, direction):
+def verdicts(x, threshold, direction, level=stats.LEVEL):
     """`sign_verdict` of each row of x[draws, n]."""
     beyond, against = stats.sign_counts(x, threshold, direction)
     pairs, which = np.unique(np.stack([beyond, against]), axis=1, return_inverse=True)
-    of_pair = [stats.sign_verdict(b, a, x.shape[1], direction) for b, a in pairs.T.tolist()]
+    of_pair = [stats.sign_verdict(b, a, x.shape[1], direction, level) for b, a in pairs.T.tolist()]
     return np.array(of_pair)[which.ravel()]
 
 
@@ -89,7 +89,7 @@ def test_sign_p_against_scipy():
             two = binomtest(count, n).pvalue
             assert stats.sign_p(count, n) == pytest.approx(one, rel=1e-12)
             larger = max(count, n - count)
-            assert stats.sign_p(larger, n, two_sided=True) == pytest.approx(two, rel=1e-12)
+            assert stats.sign_p(larger, n, tries=2) == pytest.approx(two, rel=1e-12)
 
 
 def test_sign_counts_by_hand():
@@ -380,3 +380,165 @@ def test_power_of_equivalence_for_normal_seeds_around_0_and_margin_1(n, spread, 
     called = verdicts(np.random.default_rng(12).normal(0, spread, (DRAWS, n)), 1, "within")
     error = standard_error(exact)
     assert np.mean(called == "supported") == pytest.approx(exact, abs=4 * error + 1e-4)
+
+
+# --- looks -----------------------------------------------------------------------------------
+
+PLAN = stats.Looks(10, 80)
+PLANS = [PLAN, stats.Looks(8, 30), stats.Looks(1, 40), stats.Looks(20, 20)]
+
+
+def first_decided(looks):
+    """The verdict of each row at the first look that decides it; looks: verdicts[draws] of each."""
+    found = np.full(len(looks[0]), "inconclusive")
+    for called in looks:
+        found = np.where(found == "inconclusive", called, found)
+    return found
+
+
+def verdicts_by(plan, x, threshold, direction):
+    """Verdicts of the rows of x[draws, cap] by the plan."""
+    level = plan.level()
+    return first_decided([verdicts(x[:, :n], threshold, direction, level) for n in plan.counts])
+
+
+def walk(plan, rule, beyond):
+    """Exactly what happens to a count that grows by a Bernoulli(beyond) with each seed.
+
+    Args:
+        plan: the looks.
+        rule: (count, n) -> verdict at a look of n seeds.
+        beyond: probability, a Fraction for exact arithmetic.
+
+    Returns:
+        Probability of each verdict, probability of being decided by each look, mean seeds.
+    """
+    going, decided, by_look = {0: Fraction(1)}, {"supported": 0, "refuted": 0}, []
+    before = seeds = 0
+    for n in plan.counts:
+        seeds += sum(going.values()) * (n - before)
+        for _ in range(n - before):
+            moved = dict.fromkeys(range(n + 1), 0)
+            for count, chance in going.items():
+                moved[count + 1] += chance * beyond
+                moved[count] += chance * (1 - beyond)
+            going = {count: chance for count, chance in moved.items() if chance}
+        before = n
+        for count in list(going):
+            if rule(count, n) != "inconclusive":
+                decided[rule(count, n)] += going.pop(count)
+        by_look.append(sum(decided.values()))
+    assert sum(going.values()) + sum(decided.values()) == pytest.approx(1)
+    return decided, by_look, seeds
+
+
+def sign_rule(plan, level=None):
+    level = plan.level() if level is None else level
+    return lambda count, n: stats.sign_verdict(count, n - count, n, "above", level)
+
+
+def test_the_looks_of_a_plan():
+    assert PLAN.counts == (10, 20, 30, 40, 50, 60, 70, 80)
+    assert stats.Looks(10, 25).counts == (10, 20, 25)
+    assert stats.Looks(7, 7).counts == (7,)
+    assert PLAN.level() == Fraction(799, 800)
+    assert PLAN.level(0.9) == Fraction(79, 80)
+    assert stats.Looks(7, 7).level() == Fraction(99, 100)
+
+
+@pytest.mark.parametrize(("batch", "cap"), [(0, 10), (-1, 10), (11, 10)])
+def test_looks_that_are_no_plan_are_refused(batch, cap):
+    with pytest.raises(ValueError, match=f"batches of {batch} up to {cap}"):
+        stats.Looks(batch, cap)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_each_look_needs_the_smallest_count_with_its_share_of_the_error(plan):
+    allowed = Fraction(1, 100 * len(plan.counts))
+    for n in plan.counts:
+        needed = stats.needed_count(n, plan.level())
+        if needed is None:
+            assert tail(n, n) > allowed
+        else:
+            assert tail(needed, n) <= allowed < tail(needed - 1, n)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_median_on_its_threshold_is_decided_in_1_percent_of_plans_at_most(plan):
+    """In exact arithmetic, for continuous numbers: they lie beyond with probability 1/2."""
+    decided, _, _ = walk(plan, sign_rule(plan), Fraction(1, 2))
+    assert 0 < decided["supported"] == decided["refuted"] <= Fraction(1, 100)
+
+
+def test_looking_again_and_again_at_the_plain_level_would_break_the_promise():
+    decided, _, _ = walk(PLAN, sign_rule(PLAN, stats.LEVEL), Fraction(1, 2))
+    assert decided["supported"] > Fraction(2, 100)
+
+
+@pytest.mark.parametrize("name", NULLS)
+@pytest.mark.parametrize("direction", ["above", "below"])
+def test_no_null_is_called_more_often_however_often_it_is_looked_at(name, direction):
+    draw, median = NULLS[name]
+    x = draw(np.random.default_rng(20), (DRAWS, PLAN.cap))
+    called = verdicts_by(PLAN, x, median, direction)
+    for verdict in ("supported", "refuted"):
+        assert np.mean(called == verdict) <= 0.01 + 4 * standard_error(0.01)
+    if name in ("normal", "skewed", "heavy tails"):
+        exact = float(walk(PLAN, sign_rule(PLAN), Fraction(1, 2))[0]["supported"])
+        for verdict in ("supported", "refuted"):
+            assert np.mean(called == verdict) == pytest.approx(exact, abs=4 * standard_error(exact))
+    if name == "constant":
+        assert np.all(called == "inconclusive")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_share_on_its_threshold_is_decided_in_1_percent_of_plans_at_most(share):
+    rule = {
+        n: [stats.share_verdict(k, n, share, PLAN.level()) for k in range(n + 1)]
+        for n in PLAN.counts
+    }
+    decided, _, _ = walk(PLAN, lambda count, n: rule[n][count], share)
+    ones = (np.random.default_rng(21).random((DRAWS, PLAN.cap)) < share).cumsum(1)
+    called = first_decided([np.array(rule[n])[ones[:, n - 1]] for n in PLAN.counts])
+    for verdict in ("supported", "refuted"):
+        exact = float(decided[verdict])
+        assert exact <= 0.01
+        assert np.mean(called == verdict) == pytest.approx(
+            exact, abs=4 * standard_error(exact) + 1e-4
+        )
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 100.0])
+def test_equivalence_on_the_margin_errs_in_1_percent_of_plans_at_most(spread):
+    x = np.random.default_rng(22).normal(1, spread, (DRAWS, PLAN.cap))
+    called = verdicts_by(PLAN, x, 1, "within")
+    for verdict in ("supported", "refuted"):
+        assert np.mean(called == verdict) <= 0.01 + 4 * standard_error(0.01)
+
+
+def test_intervals_hold_at_all_looks_at_once():
+    """An interval misses the median where too few seeds lie on one side of it: any look counts."""
+    x = np.random.default_rng(23).lognormal(0, 1, (2000, PLAN.cap))
+    missed = np.zeros(len(x), bool)
+    for n in PLAN.counts:
+        ends = np.array([stats.median_interval(row[:n], PLAN.level()) for row in x])
+        missed |= (ends[:, 0] > 1) | (ends[:, 1] < 1)
+    assert 0 < missed.mean() <= 0.01 + 4 * standard_error(0.01, len(x))
+
+
+def test_a_large_effect_is_found_at_the_first_or_second_look():
+    assert walk(PLAN, sign_rule(PLAN), Fraction(1))[1][0] == 1
+    _, by_look, seeds = walk(PLAN, sign_rule(PLAN), Fraction(99, 100))
+    assert by_look[1] > Fraction(99, 100)
+    assert 10 < seeds < 12
+
+
+def test_power_and_mean_seeds_where_nine_of_ten_seeds_lie_beyond():
+    decided, by_look, seeds = walk(PLAN, sign_rule(PLAN), Fraction(9, 10))
+    assert decided["supported"] > 1 - Fraction(1, 10**6)
+    assert seeds < 20
+    x = np.random.default_rng(24).normal(norm.ppf(0.9), 1, (DRAWS, PLAN.cap))
+    at_first = verdicts(x[:, :10], 0, "above", PLAN.level())
+    exact = float(by_look[0])
+    assert np.mean(at_first == "supported") == pytest.approx(exact, abs=4 * standard_error(exact))
+    assert np.mean(verdicts_by(PLAN, x, 0, "above") == "supported") > 0.999

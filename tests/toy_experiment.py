@@ -14,7 +14,7 @@ from dlstudy.claims import Claim
 from dlstudy.errors import UserError
 from dlstudy.host import Interrupted
 from experiments import cli
-from experiments.cli import setting
+from experiments.cli import seeds_setting, setting
 
 NAME = "toy"
 STAGES = ("plain", "heavy_ball")
@@ -22,7 +22,7 @@ STAGES = ("plain", "heavy_ball")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    num_seeds: int = setting(3, "how many seeds", low=1)
+    num_seeds: int = seeds_setting(3)
     seed: int = setting(0, "the base seed", low=0)
     epochs: int = setting(4, "epochs of each stage", low=1)
     steps: int = setting(5, "steps in an epoch", low=1)
@@ -67,7 +67,7 @@ def run(config, data, host):
     import jax.numpy as jnp
     import xarray
 
-    seeds = [host.only_seed] if host.only_seed is not None else list(range(config.num_seeds))
+    seeds = list(host.seeds(config.num_seeds))
     base = jax.random.key(config.seed)
     target = jnp.float32(config.target == "one")
 

@@ -9,7 +9,7 @@ A statistic that fails never stops a run: its claim is inconclusive, with the re
 """
 
 from dlstudy.claims.claim import Claim, combine
-from dlstudy.claims.judging import adjust, judge
+from dlstudy.claims.judging import adjust, decidable, judge, looks_of, undecided
 from dlstudy.claims.output import table, to_json
 from dlstudy.claims.verdict import Verdict, conditional, conjunction
 
@@ -20,7 +20,10 @@ __all__ = [
     "combine",
     "conditional",
     "conjunction",
+    "decidable",
     "judge",
+    "looks_of",
     "table",
     "to_json",
+    "undecided",
 ]

@@ -111,8 +111,9 @@ def _problem(claim: Claim) -> str:
         return "the threshold needs its reason"
     if claim.control and not (claim.condition and claim.control.condition):
         return "a claim with a control needs a condition for each of the two"
-    if claim.control and (claim.control.control or claim.control.kind == "compound"):
-        return "a control is a single claim without a control of its own"
+    control = claim.control
+    if control and (control.control or control.other_reading or control.kind == "compound"):
+        return "a control is a single claim without a control or another reading of its own"
     return _problem_of_reading(claim)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from fractions import Fraction
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +24,10 @@ def judge(
     claims: Iterable[Claim], record: xarray.Dataset | None, level: float = stats.LEVEL
 ) -> list[Verdict]:
     """Judge every claim on one record; a bad statistic makes its claim inconclusive.
+
+    A record whose seeds came in batches, as its attributes seed_batch and seed_cap say, is judged
+    at the looks of its plan (see `stats.Looks`), on the first so many seeds; an exact claim,
+    which nothing is random about, once and on all.
 
     Args:
         claims: with distinct ids.
@@ -90,6 +95,20 @@ def _arms(verdict: Verdict) -> list[Verdict]:
     return [verdict, *chain.from_iterable(_arms(other) for other in beside if other)]
 
 
+def undecided(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """The verdicts that more seeds could still decide; controls and other readings too.
+
+    Not those of statistics that failed, nor of exact claims.
+    """
+    return [arm for arm in decidable(verdicts) if arm.verdict == "inconclusive"]
+
+
+def decidable(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """The verdicts that rest on a number of seeds."""
+    arms = [arm for verdict in verdicts for arm in _arms(verdict)]
+    return [arm for arm in arms if arm.kind in ("paired", "proportion") and arm.n]
+
+
 # --- one arm ---------------------------------------------------------------------------------
 
 
@@ -107,10 +126,53 @@ class _Counts(NamedTuple):
 
 def _judge_arm(claim: Claim, record: xarray.Dataset | None, level: float) -> Verdict:
     """Judge one claim in its own arm, without its control."""
+    verdict = _unjudged(claim, level)
+    plan = looks_of(record)
+    if plan is None or claim.kind == "exact":
+        verdict = _judge_once(claim, record, verdict)
+    else:
+        verdict = _first_decided(claim, record, verdict, plan)
+    return replace(verdict, **_describe_mean(verdict))
+
+
+def looks_of(record: xarray.Dataset | None) -> stats.Looks | None:
+    """The plan by which a record's seeds came; None if all came at once."""
+    attributes = getattr(record, "attrs", {})
+    if "seed_batch" not in attributes:
+        return None
+    return stats.Looks(int(attributes["seed_batch"]), int(attributes["seed_cap"]))
+
+
+def _first_decided(
+    claim: Claim, record: xarray.Dataset, verdict: Verdict, plan: stats.Looks
+) -> Verdict:
+    """The verdict of the first look that decides; else of the last for which there are seeds."""
+    seeds = record.sizes.get("seed", 0)
+    unjudged = verdict = replace(verdict, looks=0, of_looks=len(plan.counts))
+    if seeds < plan.batch:
+        reason = f"the first look is at {plan.batch} seeds, the record has {seeds}"
+        return replace(verdict, seeds=seeds, n=0, reason=reason)
+    p, p_against = [], []
+    for look, count in enumerate(plan.counts, 1):
+        if count > seeds:
+            break
+        first = record.isel(seed=slice(count))
+        verdict = _judge_once(claim, first, replace(unjudged, looks=look))
+        if verdict.p is None:
+            continue
+        p.append(verdict.p)
+        p_against.append(verdict.p_against)
+        verdict = replace(verdict, p=min(p), p_against=min(p_against))
+        if verdict.verdict != "inconclusive":
+            break
+    return verdict
+
+
+def _unjudged(claim: Claim, level: float) -> Verdict:
     copied = ("id", "sentence", "kind", "unit", "direction", "section", "trap", "oracle", "figure",
               "reading")  # fmt: skip
     name, words, code = wording.describe_statistic(claim.statistic)
-    verdict = Verdict(
+    return Verdict(
         **{field: getattr(claim, field) for field in copied},
         verdict="inconclusive",
         reason="",
@@ -122,6 +184,10 @@ def _judge_arm(claim: Claim, record: xarray.Dataset | None, level: float) -> Ver
         code=code,
         level=level,
     )
+
+
+def _judge_once(claim: Claim, record: xarray.Dataset | None, verdict: Verdict) -> Verdict:
+    """Fill in what all seeds of the record say."""
     try:
         if record is None:
             raise _Unusable("no record")
@@ -201,7 +267,7 @@ def _decide(claim: Claim, verdict: Verdict, values: np.ndarray) -> Verdict:
     """Fill in what follows from values[n], all finite."""
 
     def rule(counts, threshold=claim.threshold):
-        return _rule(claim, counts, float(threshold), verdict.level)
+        return _rule(claim, counts, float(threshold), verdict.look_level)
 
     missing = len(verdict.missing)
     counts = _count(claim, values, claim.threshold, missing)
@@ -209,6 +275,7 @@ def _decide(claim: Claim, verdict: Verdict, values: np.ndarray) -> Verdict:
     left_out = missing + (0 if claim.keep_diverged else len(verdict.diverged))
     half, double = _half_and_double(claim)
     describe = _describe_exact if claim.kind == "exact" else _describe_sample
+    looks = verdict.of_looks or 1
     verdict = replace(
         verdict,
         verdict=result,
@@ -217,7 +284,7 @@ def _decide(claim: Claim, verdict: Verdict, values: np.ndarray) -> Verdict:
         at_half=rule(_count(claim, values, half, missing), half),
         at_double=rule(_count(claim, values, double, missing), double),
         at_worst=rule(_adverse(counts, left_out, result)),
-        **describe(claim, values, counts, verdict.level),
+        **describe(claim, values, counts, verdict.look_level, looks),
     )
     return replace(verdict, reason=wording.reason(claim, verdict, counts.against))
 
@@ -238,7 +305,7 @@ def _count(claim: Claim, values: np.ndarray, threshold: float, missing: int) -> 
     return _Counts(int(inside.sum()), int((~inside).sum()), values.size + missing)
 
 
-def _rule(claim: Claim, counts: _Counts, threshold: float, level: float) -> str:
+def _rule(claim: Claim, counts: _Counts, threshold: float, level: float | Fraction) -> str:
     beyond, against, n = counts
     if claim.kind == "paired":
         return stats.sign_verdict(beyond, against, n, claim.direction, level)
@@ -271,24 +338,26 @@ def _half_and_double(claim: Claim) -> tuple[float, float]:
     return threshold / 2, threshold * 2
 
 
-def _describe_sample(claim: Claim, values: np.ndarray, counts: _Counts, level: float) -> dict:
-    """Effect, interval, needed count and p-values; mean with its intervals."""
+def _describe_sample(
+    claim: Claim, values: np.ndarray, counts: _Counts, level: float | Fraction, looks: int
+) -> dict:
+    """Effect, interval, needed count and p-values."""
     beyond, against, n = counts
-    values = values.astype(np.float64)
-    with np.errstate(all="ignore"):
-        median, mean = float(np.median(values)), float(np.mean(values))
-    t, bca = stats.t_interval(values, level), stats.bca_interval(values, level)
     if claim.kind == "paired":
-        effect, interval = median, stats.median_interval(values, level)
+        with np.errstate(all="ignore"):
+            effect = float(np.median(values.astype(np.float64)))
+        interval = stats.median_interval(values, level)
         needed = stats.needed_count(n, level)
-        tries = 2 if claim.direction == "within" else 1  # a margin can be left at either end
-        p, p_against = stats.sign_p(beyond, n), min(1.0, tries * stats.sign_p(against, n))
+        p = stats.sign_p(beyond, n, tries=looks)
+        ends = 2 if claim.direction == "within" else 1  # a margin can be left at either end
+        p_against = stats.sign_p(against, n, tries=ends * looks)
     else:
         ones = beyond if claim.direction == "above" else against
         effect, interval = ones / n, stats.share_interval(ones, n, level)
         share = _share(claim, float(claim.threshold))
         needed = stats.share_needed(n, share, level)
-        p, p_against = stats.share_p(beyond, n, share), stats.share_p(against, n, 1 - share)
+        p = stats.share_p(beyond, n, share, tries=looks)
+        p_against = stats.share_p(against, n, 1 - share, tries=looks)
     return {
         "effect": effect,
         "low": interval.low,
@@ -296,6 +365,19 @@ def _describe_sample(claim: Claim, values: np.ndarray, counts: _Counts, level: f
         "needed": needed,
         "p": p,
         "p_against": p_against,
+    }
+
+
+def _describe_mean(verdict: Verdict) -> dict:
+    """The mean and its intervals; once for a verdict, the bootstrap takes its time."""
+    if verdict.kind == "exact" or not verdict.n:
+        return {}
+    values = np.array(verdict.values)
+    with np.errstate(all="ignore"):
+        mean = float(np.mean(values))
+    level = verdict.look_level
+    t, bca = stats.t_interval(values, level), stats.bca_interval(values, level)
+    return {
         "mean": mean,
         "mean_low": t.low,
         "mean_high": t.high,
@@ -304,7 +386,7 @@ def _describe_sample(claim: Claim, values: np.ndarray, counts: _Counts, level: f
     }
 
 
-def _describe_exact(claim: Claim, values: np.ndarray, counts: _Counts, level: float) -> dict:
+def _describe_exact(claim: Claim, values: np.ndarray, counts: _Counts, *_) -> dict:
     """The value that comes nearest to failing, or fails worst; all n must hold."""
     values = values.astype(np.float64)
     if claim.direction == "within":

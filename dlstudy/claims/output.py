@@ -63,6 +63,11 @@ def table(verdicts: Iterable[Verdict]) -> Table:
         "of those judged, and how many support it. p: one-sided, of the verdict's side; Holm: "
         "adjusted for all rows. Each verdict is its own row's test, unadjusted."
     )
+    if any(verdict.looks for verdict in verdicts):
+        rows.caption += (
+            " look: the first that decided, or the last one taken; the row's numbers are those "
+            "of its seeds, and interval and p allow for all looks."
+        )
     rows.caption_justify, rows.caption_style = "left", "dim"
     return rows
 
@@ -87,6 +92,8 @@ def _row(verdict: Verdict, title: Text, notes: list[str]) -> tuple[Text, ...]:
         if verdict.verdict != "refuted":  # what support takes is no matter then
             needs = f"needs {verdict.needed}" if verdict.needed else "too few"
             seeds.append(f"\n{needs}", style="dim")
+        if verdict.looks:
+            seeds.append(f"\nlook {verdict.looks}/{verdict.of_looks}", style="dim")
     symbol, style = _LOOKS[verdict.verdict]
     outcome = Text.assemble((f"{symbol} {verdict.verdict}", style))
     refuted = verdict.verdict == "refuted"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from dlstudy import stats
 from dlstudy.claims.claim import Claim, Direction, Kind
@@ -24,7 +25,11 @@ class Verdict:
         effect: median of the seeds; the share of ones; for "exact" the value nearest to failing.
         low, high: two-sided interval of the effect at `level`, infinite where seeds are too few.
         level: confidence of the interval, and of a paired verdict on each side.
-        seeds: seeds in the record.
+        looks: where seeds came in batches (`stats.Looks`), the look that decided, or the last one
+            taken; all numbers here are those of its seeds. The level is that of all looks
+            together, p the smallest so far times `of_looks`. None: judged once, on all seeds.
+        of_looks: looks of the plan.
+        seeds: seeds in the record, or at the look.
         n: seeds the verdict rests on: neither diverged nor missing.
         beyond: of these, how many speak for the claim (ties do not).
         needed: the smallest `beyond` that supports it; None if even n would not do.
@@ -94,6 +99,13 @@ class Verdict:
     code: str = ""
     values: tuple[float, ...] = ()
     labels: tuple[int, ...] = ()
+    looks: int | None = None
+    of_looks: int | None = None
+
+    @property
+    def look_level(self) -> float | Fraction:
+        """The level at one look."""
+        return stats.split_level(self.level, self.of_looks) if self.of_looks else self.level
 
 
 _AT = ("at_half", "at_double", "at_worst")

@@ -15,7 +15,15 @@ from dlstudy.claims.verdict import Verdict
 def reason(claim: Claim, verdict: Verdict, against: int) -> str:
     """The counts behind a verdict; `against` counts the seeds that speak against the claim."""
     words = {"paired": _paired, "proportion": _share, "exact": _exact}[claim.kind]
-    return words(claim, verdict, against) + left_out(claim, verdict)
+    return words(claim, verdict, against) + _look(verdict) + left_out(claim, verdict)
+
+
+def _look(verdict: Verdict) -> str:
+    """Which look, where there are several."""
+    if verdict.looks is None:
+        return ""
+    level = f"level {100 * float(verdict.look_level):.6g}%"
+    return f"; look {verdict.looks} of {verdict.of_looks} ({verdict.seeds} seeds, {level})"
 
 
 def _paired(claim: Claim, verdict: Verdict, against: int) -> str:
@@ -24,11 +32,12 @@ def _paired(claim: Claim, verdict: Verdict, against: int) -> str:
     supported, refuted = verdict.verdict == "supported", verdict.verdict == "refuted"
     if verdict.needed is None:
         count = f"{verdict.n} seed" + ("s" if verdict.n != 1 else "")
-        return f"{count} cannot decide, at least {stats.fewest_seeds(verdict.level)} are needed"
+        fewest = stats.fewest_seeds(verdict.look_level)
+        return f"{count} cannot decide, at least {fewest} are needed"
     if claim.direction == "within":
         text = f"{verdict.beyond} {of} inside the nearer end of ±{value} ({verdict.needed} needed)"
         if refuted:
-            needed = stats.needed_against(verdict.n, claim.direction, verdict.level)
+            needed = stats.needed_against(verdict.n, claim.direction, verdict.look_level)
             text = f"{against} {of} beyond one end of ±{value} ({needed} needed)"
     else:
         side, other = claim.direction, "below" if claim.direction == "above" else "above"
