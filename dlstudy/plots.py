@@ -46,8 +46,10 @@ def figure(columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 
 
 def fix_layout(figure: Figure):
     """Makes the layout, once for all drawing that follows; the resolution must be set by now."""
-    figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine(None)
+    engine = figure.get_layout_engine()
+    if engine:  # a figure may have been laid out by hand
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def labels(axis, title: str, x: str, y: str, legend: bool = True):
