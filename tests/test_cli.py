@@ -353,7 +353,7 @@ def test_a_finished_folder_holds_everything(finished):
     names = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
     figures = {
         f"figures/{name}" for name in ("loss.svg", "loss.png", "grad_norm.svg", "grad_norm.png")
-    }
+    } | {"figures/figures.json"}
     stages = {f"checkpoints/{name}/finished.ckpt" for name in toy.STAGES}
     files = {"flags.txt", "manifest.json", "record.nc", "claims.json", "log.txt", ".lock"}
     assert names == files | figures | stages

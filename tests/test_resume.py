@@ -128,7 +128,7 @@ def assert_same(folder, reference):
         assert record[name].dtype == reference[name].dtype
         assert record[name].values.tobytes() == reference[name].values.tobytes(), name
     assert '"status": "finished"' in (folder / "manifest.json").read_text()
-    assert len(list((folder / "figures").iterdir())) == 4
+    assert len(list((folder / "figures").iterdir())) == 5  # two pictures twice, figures.json
     assert not list(folder.rglob("*.tmp"))
 
 
