@@ -47,13 +47,13 @@ def budget_by_step(record) -> dict[str, np.ndarray]:
     return {"step": record.step.values[kept], **found}
 
 
-def rows_of(budget) -> list[dict]:
-    """One row a step; of each series its median, and its quartiles with `_low` and `_high`."""
+def columns_of(budget) -> dict[str, list]:
+    """By name: steps, and of each series its median and its quartiles, `_low` and `_high`."""
     columns = {"step": budget["step"].tolist()}
     for name in SERIES:
         for ending, values in zip(("_low", "", "_high"), budget[name], strict=True):
             columns[name + ending] = rounded(values, 3)
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return columns
 
 
 def linear_below(budget) -> float:
@@ -90,7 +90,8 @@ def taylor_steps(record, budget) -> Chart:
     colours = alt.Scale(
         domain=[label for label, _ in SERIES.values()], range=[c for _, c in SERIES.values()]
     )
-    base = alt.Chart(alt.Data(values=rows_of(budget))).encode(x=x)
+    columns = columns_of(budget)
+    base = alt.Chart(alt.Data(values=[columns])).transform_flatten(list(columns)).encode(x=x)
     legend = alt.Legend(title=None, columns=alt.ExprRef("narrow ? 1 : 2"), symbolType="stroke",
                         symbolOpacity=1, symbolStrokeWidth=2.5, labelLimit=300)  # fmt: skip
     colour = alt.Color("part:N", scale=colours, legend=legend)

@@ -108,7 +108,7 @@ def render(ledger: ledgers.Ledger) -> str:
         policy=policy(scripts),
         specs=data_block({"config": report_charts.CONFIG, "charts": specs}),
     )  # fmt: skip
-    return page.rstrip() + "\n"
+    return page.strip() + "\n"
 
 
 def environment() -> jinja2.Environment:
@@ -337,6 +337,7 @@ def detail_rows(claim: ClaimView) -> list[tuple[str, list[str]]]:
         "claimed": ledgers.claimed,
         "seeds for the claim": lambda v: f"{v.beyond} of {v.n}" if v.n else "",
         "needed": lambda v: number(v.needed),
+        "looks at batches of seeds": lambda v: f"{v.looks} of {v.of_looks}" if v.looks else "",
         "p for it": lambda v: _with_holm(v.p, v.p_holm),
         "p against it": lambda v: _with_holm(v.p_against, v.p_against_holm),
         "at half the threshold": lambda v: v.at_half,

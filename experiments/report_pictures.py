@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-ALL = 4_500_000  # bytes that the pictures of a page may take
+ALL = 2_600_000  # bytes that the pictures of a page may take, before base64 adds a third
 MOST = 60_000  # bytes of one picture
 WIDTHS = (1100, 900, 700)  # pixels, tried in turn
 COLOURS = 128
@@ -81,7 +81,8 @@ def _raster(path: Path, most: int) -> tuple:
         image = _flat(image)
     for width in WIDTHS:
         made = _narrowed(image, width)
-        for content in (_webp(_few_colours(made), lossless=True), _webp(made, quality=80)):
+        for how in ({"lossless": True}, {"quality": 80}, {"quality": 55}):
+            content = _webp(_few_colours(made) if "lossless" in how else made, **how)
             if len(content) <= most:
                 return _uri("webp", content), *made.size
     return _uri("webp", _webp(made, quality=40)), *made.size

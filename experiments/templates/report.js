@@ -69,6 +69,7 @@
   for (const th of headers) {
     const button = document.createElement("button");
     button.type = "button";
+    th.dataset.label = th.textContent;
     button.append(...th.childNodes);
     th.append(button);
     button.addEventListener("click", () => {
