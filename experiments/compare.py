@@ -136,7 +136,7 @@ def how_made(before: Side, after: Side) -> Iterator[str]:
     yield f"RUN_B: {after.path}"
     for name in sorted(before.manifests.keys() & after.manifests.keys()):
         a, b = before.manifests[name], after.manifests[name]
-        found = [change for change in inputs.changes(a, b) if change != "conclusion"]
+        found = [change for change in inputs.changes(a, b) if change != inputs.CONCLUSION]
         flags = set(a.get("flags", ())) ^ set(b.get("flags", ()))
         for flag in sorted({flag.partition("=")[0] for flag in flags}):
             found.append(f"{flag} {_flag(a, flag)} -> {_flag(b, flag)}")

@@ -22,6 +22,7 @@ PACKAGES = ("dlstudy", "experiments")
 AROUND = ("experiments.cli",)
 # What comes after the run.
 AFTER = ("dlstudy.claims", "dlstudy.plots", "dlstudy.stats", "experiments.conclusion")
+CONCLUSION = "judging or drawing"
 AFTER_ENDINGS = ("_claims", "_figures", "_charts", "_plan")
 
 
@@ -124,8 +125,10 @@ def _is_docstring(node: ast.AST) -> bool:
 
 
 def versions(environment: dict[str, Any]) -> dict[str, str]:
-    """Interpreter and packages of a manifest's `environment`."""
-    return {"python": environment.get("python"), **environment.get("packages", {})}
+    """Interpreter and packages of a manifest's `environment`; this project's code says more."""
+    packages = environment.get("packages", {})
+    every = {"python": environment.get("python"), **packages}
+    return {name: version for name, version in every.items() if name != "dlstudy"}
 
 
 def changes(manifest: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -136,8 +139,8 @@ def changes(manifest: dict[str, Any], now: dict[str, Any]) -> list[str]:
         now: "code", "data" and "environment" as a manifest has them.
 
     Returns:
-        Of "code", "data", "versions" and "conclusion" (that alone needs only a redrawing) those
-        that differ, followed by particulars where there are any.
+        Of "code", "data", "versions" and `CONCLUSION` (that alone needs only a redrawing) those
+        that differ, with particulars where there are any.
     """
     found = []
     old, new = manifest.get("code", {}), now.get("code", {})
@@ -154,5 +157,5 @@ def changes(manifest: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if differing:
         found.append(f"versions ({', '.join(differing)})")
     if old.get("conclusion") != new.get("conclusion"):
-        found.append("conclusion")
+        found.append(CONCLUSION)
     return found

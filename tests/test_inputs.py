@@ -94,10 +94,10 @@ def test_changes_are_named():
     assert inputs.changes(manifest, newer) == ["versions (jax 0.10.2 -> 0.12, new None -> 1)"]
     assert inputs.changes(manifest, manifest | {"data": {"checksum": "2"}}) == ["data"]
     redraw = manifest | {"code": {"run": "a", "conclusion": "c"}}
-    assert inputs.changes(manifest, redraw) == ["conclusion"]
+    assert inputs.changes(manifest, redraw) == [inputs.CONCLUSION]
     assert inputs.changes({}, manifest) == [
         "code",
         "data",
         "versions (jax None -> 0.10.2, python None -> 3.11)",
-        "conclusion",
+        inputs.CONCLUSION,
     ]
