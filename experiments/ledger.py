@@ -162,6 +162,14 @@ def inputs_now(module: ModuleType, flags: Iterable[str]) -> dict[str, Any]:
     }
 
 
+def changes(module: ModuleType, flags: Iterable[str], found: Found) -> list[str]:
+    """What has changed since a run, see `inputs.changes`."""
+    try:
+        return inputs.changes(found.manifest, inputs_now(module, flags))
+    except Exception as error:  # whatever loading the data raises: a run will say it again
+        return [f"data (they cannot be loaded now: {_one_line(error)})"]
+
+
 # ---------------------------------------------------------------------------- the ledger
 
 
@@ -218,12 +226,7 @@ def _entry(module: ModuleType, preset: str, runs_dir: Path, problem: str) -> Ent
             status, why = "damaged", _one_line(error)
     if problem and record is None:
         status, why = "failed", problem
-    stale = ()
-    if record is not None:
-        try:
-            stale = tuple(inputs.changes(found.manifest, inputs_now(module, flags)))
-        except Exception as error:
-            stale = (f"data (they cannot be loaded now: {_one_line(error)})",)
+    stale = changes(module, flags, found) if record is not None else ()
     verdicts = claims.judge(module.CLAIMS, record)
     if record is None:
         verdicts = [_without_record(verdict, why) for verdict in verdicts]

@@ -163,7 +163,7 @@ def task_of(module: ModuleType, preset: str, runs_dir: Path) -> Task:
         return Task(module, flags, "run", "", None, whole)
     if found.problem:
         return Task(module, flags, "run", found.problem, None, whole)
-    changed = inputs.changes(found.manifest, ledger.inputs_now(module, flags))
+    changed = ledger.changes(module, flags, found)
     if [change for change in changed if change != inputs.CONCLUSION]:
         why = f"changed since {found.folder}: {', '.join(changed)}"
         return Task(module, flags, "run", why, None, whole)
