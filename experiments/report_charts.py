@@ -109,22 +109,16 @@ def forest_row(verdict: Verdict, href: str, notes: dict[str, str]) -> dict[str, 
     at = verdict.effect / verdict.threshold
     row = {"claim": f"{verdict.id} {verdict.sentence}", "verdict": verdict.verdict, "href": href}
     row |= {"at": _inside(at), "text": _as_text(verdict, notes)} | notes
-    row |= {"off": _off(at)} if _off(at) else {}
     row |= dict(zip(("side", "side_end"), _supporting_side(verdict), strict=True))
-    if verdict.low is not None and verdict.high is not None:
-        low, high = sorted((verdict.low / verdict.threshold, verdict.high / verdict.threshold))
-        row |= {"low": _inside(low), "high": _inside(high)}
-        row |= {"low_off": True} if low < -FARTHEST else {}
-        row |= {"high_off": True} if high > FARTHEST else {}
+    ends = [at, *(e / verdict.threshold for e in (verdict.low, verdict.high) if e is not None)]
+    row |= {"low": _inside(min(ends)), "high": _inside(max(ends))}
+    row |= {"low_off": True} if min(ends) < -FARTHEST else {}
+    row |= {"high_off": True} if max(ends) > FARTHEST else {}
     return row
 
 
 def _inside(x: float) -> float:
     return float(f"{min(max(x, -FARTHEST), FARTHEST):.5g}")
-
-
-def _off(x: float) -> str:
-    return "" if abs(x) <= FARTHEST else "right" if x > 0 else "left"
 
 
 def _supporting_side(verdict: Verdict) -> tuple[float, float]:

@@ -349,7 +349,11 @@ def test_intervals_without_ends_and_far_effects_stay_on_the_axis():
     assert row["high"] == 100
     assert row["low_off"]
     assert row["high_off"]
-    assert row["off"] == "left"
+    exact = report_charts.forest_row(
+        dataclasses.replace(verdict, effect=1e9, low=None, high=None), "#x", {}
+    )
+    assert exact["low_off"]
+    assert "high_off" not in exact
     assert report_charts.forest_domain([row]) == (-100, 100)
     json.dumps(row, allow_nan=False)
 
