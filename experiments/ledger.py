@@ -247,8 +247,14 @@ def _one_line(error: Exception) -> str:
 def sentences(verdicts: Iterable[claims.Verdict]) -> list[claims.Verdict]:
     """The verdicts on whole sentences, without those on their lettered parts."""
     verdicts = list(verdicts)
-    compounds = [v.id for v in verdicts if v.kind == "compound"]
-    return [v for v in verdicts if not any(v.id != c and v.id.startswith(c) for c in compounds)]
+    whole = [v.id for v in verdicts if v.kind == "compound"]
+    return [v for v in verdicts if not any(is_part(v.id, other) for other in whole)]
+
+
+def is_part(id: str, whole: str) -> bool:
+    """Whether 5.2a (of 5.2) or 5.3a1 (of 5.3a) is meant; 5.20 is no part of 5.2."""
+    rest = id.removeprefix(whole)
+    return bool(rest) and rest != id and rest[0].isdigit() != whole[-1].isdigit()
 
 
 def counts(ledger: Ledger) -> dict[str, int]:

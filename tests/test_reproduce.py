@@ -429,6 +429,15 @@ def test_sentences_are_counted_without_their_parts():
     assert [v.id for v in ledger.sentences(verdicts)] == [claim.id for claim in module.CLAIMS]
 
 
+@pytest.mark.parametrize(
+    ("id", "whole", "part"),
+    [("5.2a", "5.2", True), ("5.3a1", "5.3a", True), ("5.20", "5.2", False), ("5.2", "5.2", False),
+     ("5.3b1", "5.3a", False)],
+)  # fmt: skip
+def test_parts_are_told_by_their_ids(id, whole, part):
+    assert ledger.is_part(id, whole) is part
+
+
 def test_a_run_with_other_settings_is_another_run(finished, monkeypatch):
     assert ledger.find_run(toy, ("--num_seeds=7", "--epochs=3"), finished).folder
     assert ledger.find_run(toy, ("--num_seeds=7", "--epochs=4"), finished) is None
