@@ -7,7 +7,9 @@ that one seed cannot fill). The same seed gives the same numbers in every layout
 one layout, to the bit.
 """
 
+import contextlib
 import functools
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,16 @@ def seed_keys(seed: int, indices) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.asarray(indices, jnp.uint32))
 
 
+@contextlib.contextmanager
+def compiler():
+    """A pool of threads for `compile` of the programs below; at its end what waits is dropped."""
+    pool = ThreadPoolExecutor(2)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def over_seeds(function, layout: Layout, *, shared: int = 0, donate: tuple[int, ...] = ()):
     """A jitted map of `function` over seeds.
 
@@ -36,7 +48,10 @@ def over_seeds(function, layout: Layout, *, shared: int = 0, donate: tuple[int, 
 
     Returns:
       The function of arguments with a leading axis [S] (the shared ones without), returning a tree
-      with leading axis [S]. Its attribute `traces` counts how often `function` was traced.
+      with leading axis [S]. Its attribute `traces` counts how often `function` was traced. Its
+      method `compile(*arguments, pool=None)` takes arrays or their `jax.ShapeDtypeStruct`s and
+      returns the result's: it traces at once and compiles in the pool, if one is given, so that
+      programs to come are compiled while others are traced and run.
     """
     mesh = Mesh(np.array(jax.devices()[: layout.devices]), (AXIS,))
     width = layout.seeds_per_program if layout.strategy == "vmap" else 0
@@ -64,6 +79,18 @@ def over_seeds(function, layout: Layout, *, shared: int = 0, donate: tuple[int, 
         per_seed = given | kept
         return mapped(tuple(per_seed[i] for i in sorted(per_seed)), rest)
 
+    compiled = {}  # by structure, shapes and types of the arguments: (future, shapes)
+
+    def kind_of(arguments):
+        leaves, structure = jax.tree.flatten(arguments)
+        return structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
+
+    def runner(arguments):
+        """What runs these arguments: the program compiled for them, or the one that compiles."""
+        asked = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments))
+        found = None if asked else compiled.get(kind_of(arguments))
+        return found[0].result() if found else program
+
     def call(*arguments):
         split = len(arguments) - shared
         seeds = jax.tree.leaves(arguments[0])[0].shape[0]
@@ -74,13 +101,42 @@ def over_seeds(function, layout: Layout, *, shared: int = 0, donate: tuple[int, 
             per_seed = jax.tree.map(lambda a: a[rows], per_seed)
         # Placed alike wherever they come from (a checkpoint, NumPy, another program), arguments
         # always meet the same compiled program.
-        per_seed = jax.device_put(per_seed, own)
-        given = {i: per_seed.pop(i) for i in donate}
-        result = program(given, per_seed, jax.device_put(arguments[split:], common))
+        placed = jax.device_put(per_seed, own), jax.device_put(arguments[split:], common)
+        given = {i: placed[0].pop(i) for i in donate}
+        result = runner((given, *placed))(given, *placed)
         if slots != seeds:
             result = jax.tree.map(lambda a: a[:seeds], result)
         return result
 
+    def compile(*arguments, pool=None):
+        split = len(arguments) - shared
+        seeds = jax.tree.leaves(arguments[0])[0].shape[0]
+        slots = layout.slots(seeds)
+
+        def by_seed(a):
+            return jax.ShapeDtypeStruct((slots, *a.shape[1:]), a.dtype, sharding=own)
+
+        def as_it_is(a):
+            return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=common)
+
+        per_seed = jax.tree.map(by_seed, dict(enumerate(arguments[:split])))
+        rest = jax.tree.map(as_it_is, arguments[split:])
+        given = {i: per_seed.pop(i) for i in donate}
+        kind = kind_of((given, per_seed, rest))
+        if kind not in compiled:
+            traced = program.trace(given, per_seed, rest)
+            work = traced.lower().compile
+            if pool:
+                future = pool.submit(work)
+            else:
+                future = Future()
+                future.set_result(work())
+            compiled[kind] = future, traced.out_info
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((seeds, *a.shape[1:]), a.dtype), compiled[kind][1]
+        )
+
     call.traces = 0
     call.program = program
+    call.compile = compile
     return call

@@ -35,7 +35,7 @@ from dlstudy.stats import Looks
 from experiments import batches, flagging, inputs
 from experiments import console as consoles
 from experiments.batches import seeds_setting
-from experiments.conclusion import conclude
+from experiments.conclusion import conclude, prepare
 from experiments.devices import (
     available_cpus,
     cache_folder,
@@ -356,6 +356,7 @@ def _carry_out(job: Job, data: Any, host: records.FileHost, stop: consoles.StopS
     try:
         if not folder.has_record():
             stop.console = console
+            prepare()
             record = _run(job, data, host)
             stop.console = None
             folder.save_record(_described(job, record))

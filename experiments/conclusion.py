@@ -1,7 +1,10 @@
 """What follows a run: verdicts and figures, from the record alone."""
 
+import contextlib
+import importlib
 import io
 import json
+import threading
 from types import ModuleType
 from typing import Any
 
@@ -9,6 +12,24 @@ from dlstudy import records
 from dlstudy.host import Host
 
 DPI = 150  # of PNG
+NEEDED = (
+    "xarray", "netCDF4", "dlstudy.claims", "scipy.stats", "dlstudy.plots",
+    "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "rich.table",
+)  # fmt: skip
+
+
+def prepare() -> threading.Thread:
+    """Imports, in a thread, what follows a run: seconds that are not missed while XLA compiles."""
+    thread = threading.Thread(target=_import, name="imports")
+    thread.start()
+    return thread
+
+
+def _import() -> None:
+    for name in NEEDED:
+        # Whoever needs it meets the error.
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
 
 
 def conclude(module: ModuleType, folder: records.RunFolder, host: Host) -> Any:

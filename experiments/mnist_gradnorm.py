@@ -10,7 +10,7 @@ heads on convolutions frozen early.
 
     python -m experiments.mnist_gradnorm --flagfile=experiments/flags/mnist_gradnorm.txt
 
-`mnist_gradnorm_quick.txt` takes half a minute once compiled, on a narrower network;
+`mnist_gradnorm_quick.txt` takes half a minute, on a narrower network;
 `mnist_gradnorm_full.txt` trains on all of MNIST. `--dry_run` says how long yours will take.
 """
 

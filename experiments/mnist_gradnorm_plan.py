@@ -12,7 +12,7 @@ CORE_MS = {"one_conv": 0.13, "two_conv": 0.135}
 # Cost in units of a training epoch on the same images.
 TAYLOR, REALISED, EVALUATION, GRADIENT, PRODUCT, CAP = 1.2, 0.35, 0.25, 0.8, 1.4, 0.9
 PRODUCTS = 9.5  # Hessian products of an epoch, both eigenvalues and g'Hg together
-COMPILATION = 60  # seconds, all programs together, when none is cached
+COMPILATION = 20  # seconds, all programs together, when none is cached
 
 
 class Sizes(NamedTuple):

@@ -71,6 +71,13 @@ def pieces_of(record, flat) -> list:
     return exact_regions(unflatten(record.attrs["widths"], flat))
 
 
+def compile_regions() -> None:
+    """Has Numba compile what `exact_regions` and `examine` need, or load it from its cache."""
+    flat = np.random.default_rng(0).normal(size=(2, 3 + 3 + 3 + 1)).astype(np.float32)
+    exact_regions(unflatten((3,), flat))
+    examine((3,), flat)
+
+
 def counts(params) -> np.ndarray:
     """Regions of each network, float32[N]; NaN where parameters are not finite."""
     leaves = [np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(params)]

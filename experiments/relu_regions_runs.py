@@ -15,11 +15,13 @@ from experiments import relu_regions_record as records
 
 
 class Arm(NamedTuple):
-    """One way to train."""
+    """One way to train. Arms differ in numbers only, so that they share their programs."""
 
-    name: str
     zero_bias: bool = False
     decay: bool = False  # of the rate, to 0 along a cosine; else it is constant
+
+
+ARMS = {"main": Arm(), "decay": Arm(decay=True), "zero_bias": Arm(zero_bias=True)}
 
 
 class Convergence(NamedTuple):
@@ -41,12 +43,10 @@ def run(config, data: Data, host: Host):
     """Runs all arms and returns the record, an `xarray.Dataset` (see `relu_regions_record`)."""
     seeds = list(host.seeds(config.num_seeds))
     study = Study(config, data, host, seeds)
-    rows = {"main": study.run_arm(Arm("main"))}
-    if "decay" in config.controls:
-        rows["decay"] = study.run_arm(Arm("decay", decay=True))
-    if "zero_bias" in config.controls:
-        rows["zero_bias"] = study.run_arm(Arm("zero_bias", zero_bias=True))
-    sizes = study.run_sizes() if "sizes" in config.controls else None
+    with sweep.compiler() as pool:
+        study.compile(pool)
+        rows = {name: study.run_arm(name) for name in ARMS if name in ("main", *config.controls)}
+        sizes = study.run_sizes() if "sizes" in config.controls else None
     return records.assemble(config, seeds, rows, sizes)
 
 
@@ -57,23 +57,43 @@ class Study:
         self.config, self.host = config, host
         self.keys = sweep.seed_keys(config.seed, seeds)
         self.data, self.grid = jax.device_put((tuple(data.train), tuple(data.test)))
+        self.first = self.over_seeds(self.start)
+        self.begun = self.over_seeds(self.begin)
+        self.blocks = {
+            count: self.over_seeds(
+                lambda arm, state, key, count=count: self.epochs(arm, count, state, key), (1,)
+            )
+            for count in {records.epochs_of(config, unit) for unit in range(1, config.blocks)}
+        }
+        self.of_size = {
+            width: self.over_seeds(lambda key, width=width: self.train_size(width, key))
+            for width in (config.sizes if "sizes" in config.controls else ())
+        }
 
     # -- functions of one seed
 
     def trainer(self, arm: Arm, widths):
         config = self.config
-        model = models.MLP(widths, 1, arm.zero_bias)
-        rate = config.learning_rate
-        if arm.decay:
-            steps = config.epochs * (config.samples // config.batch)
-            rate = optax.cosine_decay_schedule(rate, steps)
+        model = models.MLP(widths, 1)
+        steps = config.epochs * (config.samples // config.batch)
+        decaying = optax.cosine_decay_schedule(config.learning_rate, steps)
+
+        def rate(step):
+            constant = jnp.float32(config.learning_rate)
+            return jnp.where(arm.decay, decaying(step), constant)
+
+        def init(key):
+            params = models.initialise(model, jax.random.fold_in(key, 0), self.data[0][0])
+            return jax.tree_util.tree_map_with_path(
+                lambda path, leaf: jnp.where(arm.zero_bias & (path[-1].key == "bias"), 0, leaf),
+                params,
+            )
 
         def loss(params, batch):
             return losses.mean_squared_error(model.apply({"params": params}, batch[0])[0], batch[1])
 
         return model, training.make_trainer(
-            lambda key: models.initialise(model, jax.random.fold_in(key, 0), self.data[0][0]),
-            loss, optimizers.make("adam", rate), config.batch,
+            init, loss, optimizers.make("adam", rate), config.batch,
             instruments=training.Instruments(0, 0), chunk=config.samples,
         )  # fmt: skip
 
@@ -139,8 +159,7 @@ class Study:
 
     def train_size(self, width: int, key):
         """Parameters before and after training of the network with layers of this width."""
-        arm = Arm("sizes")
-        _, trainer = self.trainer(arm, (width,) * len(self.config.widths))
+        _, trainer = self.trainer(Arm(), (width,) * len(self.config.widths))
         first = trainer.init(key)
 
         def step(state, _):
@@ -151,31 +170,39 @@ class Study:
 
     # -- stages: loops of the host over blocks of epochs
 
+    def compile(self, pool):
+        """Has all programs compiled by XLA and, beside it, the regions by Numba."""
+        pool.submit(records.compile_regions)
+        arm = self.arm("main")
+        state = self.first.compile(arm, self.keys, pool=pool)
+        self.begun.compile(arm, state, pool=pool)
+        for block in self.blocks.values():
+            block.compile(arm, state, self.keys, pool=pool)
+        for program in self.of_size.values():
+            program.compile(self.keys, pool=pool)
+
+    def arm(self, name: str) -> Arm:
+        """An arm's numbers, for every seed."""
+        return jax.tree.map(lambda value: jnp.full(self.keys.shape, value), ARMS[name])
+
     def over_seeds(self, function, donate=()):
         return sweep.over_seeds(function, self.host.layout, donate=donate)
 
-    def run_arm(self, arm: Arm) -> list[dict]:
+    def run_arm(self, name: str) -> list[dict]:
         """Rows of blocks of epochs, values [S, epochs of the block, ...]."""
         config = self.config
-        start = self.over_seeds(lambda key: self.start(arm, key))
-        begin = self.over_seeds(lambda state: self.begin(arm, state))
-        programs = {}
+        arm = self.arm(name)
 
         def advance(unit, state: State):
             if unit == 0:
-                row = jax.device_get(begin(state))
+                row = jax.device_get(self.begun(arm, state))
                 return state, self.with_regions(row, None)
-            count = records.epochs_of(config, unit)
-            if count not in programs:
-                programs[count] = self.over_seeds(
-                    lambda s, key: self.epochs(arm, count, s, key), (0,)
-                )
             before = jax.device_get(state.train.params)
-            state, row = programs[count](state, self.keys)
+            state, row = self.blocks[records.epochs_of(config, unit)](arm, state, self.keys)
             return state, self.with_regions(jax.device_get(row), before)
 
         return run_stage(
-            self.host, arm.name, config.blocks, lambda: start(self.keys), advance, headline
+            self.host, name, config.blocks, lambda: self.first(arm, self.keys), advance, headline
         )
 
     def with_regions(self, row, before) -> dict:
@@ -223,7 +250,7 @@ class Study:
 
         def advance(unit, state):
             width = self.config.sizes[unit]
-            ends = self.over_seeds(lambda key: self.train_size(width, key))(self.keys)
+            ends = self.of_size[width](self.keys)
             counts = [records.counts(jax.device_get(params)) for params in ends]
             return state, {"size_regions": np.stack(counts, 1)}
 

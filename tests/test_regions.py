@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from oracles import rational_regions as oracle
 
 from dlstudy import regions
-from dlstudy.regions import compiled
+from dlstudy.regions import compiled, events, lines
 
 CASES = Path(__file__).parents[2] / "shared" / "cases" / "regions"
 IN_CI = os.environ.get("CI") == "true"
@@ -466,3 +466,21 @@ def test_comparisons_of_what_cannot_be_compared_are_refused():
         regions.polyline(lambda p, x: x, (), [np.zeros(2)])
     with pytest.raises(ValueError, match="no line"):
         regions.density([])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 6, 40, 1000])
+def test_places_are_sorted_within_their_row_alone(count):
+    rng = np.random.default_rng(count)
+    place = rng.integers(0, 1 + count // 2, count + 7).astype(float)  # with ties
+    order = np.arange(count + 7)
+    events.sort_places(order, place, 3, 3 + count)
+    np.testing.assert_array_equal(np.sort(order[3 : 3 + count]), np.arange(3, 3 + count))
+    np.testing.assert_array_equal(place[order[3 : 3 + count]], np.sort(place[3 : 3 + count]))
+    np.testing.assert_array_equal(
+        order[[0, 1, 2, -4, -3, -2, -1]], np.r_[:3, 3 + count : 7 + count]
+    )
+
+
+@pytest.mark.parametrize("values", [[0.0], [3.0, -5.0, 1.0], [-np.inf, 2.0], [1.0, np.nan, 7.0]])
+def test_the_peak_is_that_of_numpy(values):
+    np.testing.assert_equal(lines.peak(np.array(values)), np.abs(values).max())

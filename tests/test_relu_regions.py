@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -132,6 +134,22 @@ def study(**settings):
     return Study(config, relu_regions.load(config), NullHost(Layout()), [0])
 
 
+def test_what_is_compiled_ahead_is_all_that_a_run_needs():
+    code = """
+import numba.core.event as event
+from experiments import relu_regions_record as records
+import numpy as np
+records.compile_regions()
+with event.install_recorder("numba:compile") as found:
+    flat = np.random.default_rng(1).normal(size=(3, 48)).astype(np.float32)
+    records.exact_regions(records.unflatten((5, 5), flat[:, :46]))
+    records.examine((5, 5), flat[:, :46])
+assert not found.buffer, found.buffer
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_run_stops_after_its_patience():
     rule = jax.jit(study(patience=3, gain=0.1).converge)
     found = Convergence(jnp.float32(1.0), jnp.int32(0), jnp.bool_(False))
@@ -159,15 +177,15 @@ def test_a_stopped_run_stays_and_is_nan(record):
 
 def test_a_minibatch_run_makes_several_steps_an_epoch():
     small = study(samples=10, batch_size=5, widths=(3,), patience=50)
-    state = small.start(Arm("main"), small.keys[0])
-    state, row = jax.jit(lambda s, k: small.epochs(Arm("main"), 2, s, k))(state, small.keys[0])
+    state = small.start(Arm(), small.keys[0])
+    state, row = jax.jit(lambda s, k: small.epochs(Arm(), 2, s, k))(state, small.keys[0])
     assert state.train.step == 4
     assert row["loss"].shape == (2,)
 
 
 def test_the_decaying_rate_ends_at_zero():
     small = study(samples=10, widths=(3,), epochs=5, patience=50)
-    arm = Arm("decay", decay=True)
+    arm = Arm(decay=True)
     state = small.start(arm, small.keys[0])
     _, row = jax.jit(lambda s, k: small.epochs(arm, 5, s, k))(state, small.keys[0])
     moved = np.asarray(row["displacement"])

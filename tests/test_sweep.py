@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+from concurrent import futures
 from pathlib import Path
 
 import jax
@@ -170,3 +172,63 @@ def test_a_cnn_on_two_devices_gives_the_same_bits_for_a_seed_in_any_company():
         timeout=300,
     )
     assert done.stdout.strip() == "equal", done.stderr[-3000:]
+
+
+def shapes(tree):
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_compiled_ahead_it_gives_the_same_numbers_and_is_traced_once(pooled, seeds):
+    given = arguments(range(seeds))
+    expected = sweep.over_seeds(walk, LAYOUTS["map"], shared=1)(*given)
+    call = sweep.over_seeds(walk, LAYOUTS["map"], shared=1, donate=(0,))
+    with sweep.compiler() as pool:
+        promised = call.compile(*shapes(given), pool=pool if pooled else None)
+        assert promised == shapes(expected)
+        assert call.compile(*given) == promised
+        found = jax.device_get(call(*given))
+    for mine, theirs in zip(found, jax.device_get(expected), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert call.traces == 1
+    # Other shapes are compiled when they come; shapes alone can still be asked for.
+    more = arguments(range(seeds + 2))
+    assert jax.eval_shape(call, *more)[0].shape == (seeds + 2, 16)
+    assert call(*more)[0].shape == (seeds + 2, 16)
+
+
+def test_a_program_that_cannot_be_compiled_fails_where_it_is_called():
+    call = sweep.over_seeds(lambda x: x + 1, LAYOUTS["map"])
+
+    class Broken:
+        def submit(self, work):
+            found = futures.Future()
+            found.set_exception(MemoryError("no room"))
+            return found
+
+    x = np.zeros(2, np.float32)
+    call.compile(x, pool=Broken())
+    with pytest.raises(MemoryError, match="no room"):
+        call(x)
+
+
+def test_what_waits_to_be_compiled_is_dropped_at_the_end():
+    begun, go_on, done = threading.Barrier(3), threading.Event(), []
+
+    def slow():
+        begun.wait(10)
+        go_on.wait(10)
+
+    try:
+        with sweep.compiler() as pool:
+            for _ in range(2):
+                pool.submit(slow)
+            waiting = pool.submit(done.append, 1)
+            begun.wait(10)
+            threading.Timer(0.2, go_on.set).start()
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    assert waiting.cancelled()
+    assert not done

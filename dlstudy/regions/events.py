@@ -113,6 +113,26 @@ def edge_events(edge_vertices, above, below, z, unit, point, ulps):
 
 
 @njit()
+def sort_places(order, place, start, stop):
+    """Sorts order[start:stop] by the place of each, in the order array itself.
+
+    Shell's method, as it compiles in a fraction of the time of `np.argsort`; up to 5 it is plain
+    insertion.
+    """
+    gap = 1
+    while 3 * gap + 1 < stop - start:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for k in range(start + gap, stop):
+            moved, i = order[k], k
+            while i >= start + gap and place[order[i - gap]] > place[moved]:
+                order[i] = order[i - gap]
+                i -= gap
+            order[i] = moved
+        gap //= 3
+
+
+@njit()
 def order_events(ptr, place, bound):
     """Sort each row's events; apart[k] is False where the order with event k - 1 is open.
 
@@ -125,7 +145,7 @@ def order_events(ptr, place, bound):
         start, stop = ptr[row], ptr[row + 1]
         if stop - start < 2:
             continue
-        order[start:stop] = start + np.argsort(place[start:stop])
+        sort_places(order, place, start, stop)
         least = np.inf
         lowest = np.empty(stop - start)
         for k in range(stop - 1, start - 1, -1):

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from dlstudy.host import available_cpus
 
 from .compiled import njit
+from .events import sort_places
 from .linear import regions_on_line
 from .network import mlp
 from .planar import check_bounds
@@ -34,6 +35,21 @@ class Pieces(NamedTuple):
     slopes: np.ndarray  # float64 [K, C]
     intercepts: np.ndarray  # float64 [K, C]
     fallback: bool  # whether rational arithmetic had to decide something
+
+
+# Loops instead of array expressions below: half of the time to compile them.
+
+
+@njit(nogil=True)
+def peak(values):
+    """The largest |value| of a flat array; nan if there is one."""
+    high = 0.0
+    for value in values:
+        size = abs(value)
+        if size != size:
+            return size
+        high = size if size > high else high
+    return high
 
 
 @njit(nogil=True)
@@ -128,7 +144,8 @@ def solve(theta, sizes, lo, hi):
         longest, run = 0, 0
         for k in range(pieces):
             if flipped[k] < 0:
-                slopes[k] = first[parent[k]]
+                for m in range(n):
+                    slopes[k, m] = first[parent[k], m]
                 run = 0
             else:
                 run += 1
@@ -141,14 +158,12 @@ def solve(theta, sizes, lo, hi):
         for j in range(n_in):
             for m in range(n):
                 sums[m] += abs(columns[j, m])
-        norm = sums.max()
-        steep = np.abs(before).max()
+        norm = peak(sums)
+        steep = peak(before.ravel())
         slope_error = 1.1 * norm * (slope_error + (n_in + 2 * longest + 4) * U * steep)
-        top = np.abs(slopes).max() * reach + np.abs(start).max()
+        top = peak(slopes.ravel()) * reach + peak(start)
         error = norm * (1 + repeats) * error + reach * slope_error
-        error = 1.1 * (
-            error + (4 * pieces + n_in + 8) * U * (top + norm * tall + np.abs(bias).max())
-        )
+        error = 1.1 * (error + (4 * pieces + n_in + 8) * U * (top + norm * tall + peak(bias)))
         if layer == layers - 1:
             return certain, knots, bits, slopes, start
         sure, interval, unit, place, bound, on, high = crossings(
@@ -160,26 +175,27 @@ def solve(theta, sizes, lo, hi):
         new_knots, new_spread = np.empty(total + 1), np.empty(total + 1)
         new_parent, new_flipped = np.empty(total, np.int64), np.empty(total, np.int64)
         new_sign = np.zeros(total)
-        words = (n + 63) // 64
-        new_bits = np.zeros((total, bits.shape[1] + words), np.uint64)
+        words, earlier = (n + 63) // 64, bits.shape[1]
+        new_bits = np.zeros((total, earlier + words), np.uint64)
         new_dense = np.empty((pieces, n))
-        state, count = on * 1.0, np.zeros(n, np.int64)
+        state, count = np.zeros(n), np.zeros(n, np.int64)
         here = np.zeros(words, np.uint64)
         for m in range(n):
             if on[m]:
+                state[m] = 1.0
                 here[m >> 6] |= np.uint64(1) << np.uint64(m & 63)
-        at, x = 0, 0
+        at, x, order = 0, 0, np.arange(len(unit))
         for k in range(pieces):
             stop = x
             while stop < len(unit) and interval[stop] == k:
                 stop += 1
-            order = x + np.argsort(place[x:stop])
+            sort_places(order, place, x, stop)
             for m in range(n):
                 new_dense[k, m] = slopes[k, m] * state[m]
-            for i in range(-1, stop - x):
+            for i in range(x - 1, stop):
                 new_parent[at], new_flipped[at] = k, -1
                 new_knots[at], new_spread[at] = knots[k], spread[k]
-                if i >= 0:
+                if i >= x:
                     event = order[i]
                     m = unit[event]
                     state[m] = 1.0 - state[m]
@@ -187,16 +203,20 @@ def solve(theta, sizes, lo, hi):
                     here[m >> 6] ^= np.uint64(1) << np.uint64(m & 63)
                     new_flipped[at], new_sign[at] = m, 2.0 * state[m] - 1.0
                     new_knots[at], new_spread[at] = place[event], bound[event]
-                    previous = new_spread[at - 1] if i > 0 else 0.0
+                    previous = new_spread[at - 1] if i > x else 0.0
                     certain &= new_knots[at] - new_knots[at - 1] > previous + bound[event]
                     certain &= 2.0 * slope_error < abs(slopes[k, m])
-                new_bits[at, : bits.shape[1]] = bits[k]
-                new_bits[at, bits.shape[1] :] = here
+                for w in range(earlier):
+                    new_bits[at, w] = bits[k, w]
+                for w in range(words):
+                    new_bits[at, earlier + w] = here[w]
                 at += 1
             x = stop
         new_knots[total], new_spread[total] = hi, 0.0
-        repeats = count.max()
-        value = np.maximum(start, 0.0)
+        repeats, value = 0, np.zeros(n)
+        for m in range(n):
+            repeats = max(repeats, count[m])
+            value[m] = start[m] if start[m] > 0.0 else 0.0
         knots, spread, bits, parent = new_knots, new_spread, new_bits, new_parent
         flipped, sign, dense, before = new_flipped, new_sign, new_dense, slopes
     return certain, knots, bits, dense, value

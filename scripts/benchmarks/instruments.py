@@ -151,8 +151,9 @@ def curvature(task):
     study, data, rates = make_study(task)
     epoch = training_program(study, Instruments(0, 0))
     program = study.over_seeds(study.curvatures, 1)
-    state, measured = study.over_seeds(lambda key, rate: study.start(study.main, key, rate))(
-        study.keys, rates
+    params = study.initial(study.keys)
+    state, measured = study.over_seeds(lambda p, rate: study.start(study.main, p, rate))(
+        params, rates
     )
     products = []
 
