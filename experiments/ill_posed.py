@@ -9,8 +9,8 @@ every seed draws its own problems.
 
     python -m experiments.ill_posed --flagfile=experiments/flags/ill_posed.txt
 
-The default takes a quarter of a minute, most of it compilation; `ill_posed_full.txt` has more seeds and
-larger problems.
+The default takes a quarter of a minute, most of it compilation; `ill_posed_full.txt` has
+more seeds and larger problems.
 """
 
 import dataclasses
