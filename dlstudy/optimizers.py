@@ -50,6 +50,22 @@ def standard_promotion(optimizer) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def coupled_decay(optimizer, penalty) -> optax.GradientTransformationExtraArgs:
+    """`optimizer` on the loss plus (penalty / 2) ||w||^2: its gradient goes through the optimizer.
+
+    The source's penalty, lambda ||w||^2, is that of penalty = 2 lambda.
+    """
+    return standard_promotion(optax.chain(optax.add_decayed_weights(penalty), optimizer))
+
+
+def decoupled_decay(optimizer, amount) -> optax.GradientTransformationExtraArgs:
+    """`optimizer`, whose every step also multiplies the weights by 1 - amount.
+
+    `optax.adamw(rate, weight_decay=decay)` is that of amount = rate x decay.
+    """
+    return standard_promotion(optax.chain(optimizer, optax.add_decayed_weights(-amount)))
+
+
 def capped_sgd(rate) -> optax.GradientTransformationExtraArgs:
     """Gradient descent whose rate is capped by the curvature along the gradient.
 
