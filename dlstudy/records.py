@@ -190,12 +190,48 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     file = path / "manifest.json"
     try:
-        manifest = json.loads(file.read_text())
-        if not {"experiment", "flags", "layout", "status"} <= manifest.keys():
+        manifest = json.loads(file.read_text("utf-8"), parse_constant=_no_number)
+        if not is_manifest(manifest):
             raise ValueError
-    except (ValueError, AttributeError) as error:
+        # Half of a character that JSON writes as two cannot be written anywhere else.
+        json.dumps(manifest, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise DamagedError(f"{file}: damaged: not the manifest of a run") from error
     return manifest
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+# What the entries of a manifest must be, where they are there.
+_TYPES = {
+    "experiment": str,
+    "flags": list,
+    "layout": dict,
+    "status": str,
+    "data": dict,
+    "code": dict,
+    "environment": dict,
+    "record_sha256": str,
+    "started": str,
+    "finished": str,
+    "seconds": (int, float),
+    "peak_memory_mib": (int, float),
+}
+
+
+def is_manifest(manifest: Any) -> bool:
+    """Whether this is a manifest whose entries are what they must be."""
+    return (
+        isinstance(manifest, dict)
+        and {"experiment", "flags", "layout", "status"} <= manifest.keys()
+        and all(isinstance(manifest[name], kind) for name, kind in _TYPES.items()
+                if name in manifest)
+        and all(isinstance(flag, str) for flag in manifest["flags"])
+        and isinstance(manifest.get("environment", {}).get("packages", {}), dict)
+        and abs(manifest.get("seconds", 0.0)) < 1e12
+    )  # fmt: skip
 
 
 class RunFolder:

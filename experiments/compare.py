@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dlstudy import records
 from dlstudy.checkpoints import DamagedError
 from dlstudy.claims.wording import number
 from dlstudy.errors import UserError
@@ -81,7 +82,7 @@ def read(place: Path) -> Side:
         if path.is_file():
             content = _json(path)
             try:
-                manifests = {e["name"]: e["manifest"] for e in content["experiments"]}
+                manifests = {e["name"]: _manifest(e["manifest"]) for e in content["experiments"]}
                 return Side(path, _by_key(content["claims"]), manifests)
             except (KeyError, TypeError, AttributeError):
                 raise DamagedError(f"{path}: damaged: not a ledger") from None
@@ -90,7 +91,7 @@ def read(place: Path) -> Side:
         try:
             name = manifest["experiment"]
             rows = [{"experiment": name, **row} for row in _json(place / "claims.json")]
-            return Side(place, _by_key(rows), {name: manifest})
+            return Side(place, _by_key(rows), {name: _manifest(manifest)})
         except (KeyError, TypeError, AttributeError):
             raise DamagedError(f"{place}: damaged: not a run folder") from None
     raise UserError(
@@ -98,24 +99,41 @@ def read(place: Path) -> Side:
     )
 
 
+def _manifest(found: Any) -> dict[str, Any]:
+    """A manifest, or what a ledger keeps of it, if its entries are what they must be."""
+    whole = {"experiment": "", "flags": [], "layout": {}, "status": ""} | found
+    if not records.is_manifest(whole):
+        raise TypeError
+    return found
+
+
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise DamagedError(f"{path}: damaged: cannot be read") from None
 
 
 def _by_key(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, Any]]:
     """Claims, their controls and other readings, each once."""
     found = {}
-    for row in rows:
-        found[row["experiment"], row["id"], ""] = row
+
+    def add(row: dict[str, Any], experiment: str, id: str, arm: str) -> None:
+        found[experiment, id, arm] = row
         for beside in ("control", "other_reading"):
             if row.get(beside):
-                found[row["experiment"], row["id"], beside.replace("_", " ")] = row[beside]
+                words = f"{arm}, {beside}" if arm else beside
+                add(row[beside], experiment, id, words.replace("_", " "))
+
+    for row in rows:
+        add(row, row["experiment"], row["id"], "")
     for row in found.values():
-        if not {"verdict", "effect", "low", "high", "sentence"} <= row.keys():
-            raise KeyError
+        numbers = [row[name] for name in ("effect", "low", "high")]
+        words = [row[name] for name in ("verdict", "sentence")]
+        if not all(x is None or isinstance(x, (int, float)) for x in numbers):
+            raise TypeError
+        if not all(isinstance(x, str) for x in words):
+            raise TypeError
     return found
 
 

@@ -6,6 +6,7 @@ claims inconclusive, with the reason; it never stops the others.
 """
 
 import dataclasses
+import hashlib
 import importlib
 import json
 import os
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from dlstudy import claims, records
 from dlstudy.claims.wording import number
@@ -37,8 +39,9 @@ class Entry:
         name: of the experiment.
         module: it.
         flags: of its preset, as a command line has them.
-        status: "finished"; "no record", "unfinished", "damaged" or "failed": then there are no
-            numbers; "not run": nobody asked for them, and the ledger is without its claims.
+        status: "finished"; "no record", "unfinished" or "damaged": there are no numbers; "failed"
+            just now: there are none, or those of an earlier run; "not run": nobody asked for it,
+            and the ledger is without its claims.
         problem: what is wrong, one line; "" if nothing is.
         folder: of its run.
         manifest: of that folder; {} where it cannot be read.
@@ -125,16 +128,23 @@ def find_run(module: ModuleType, flags: Iterable[str], runs_dir: Path) -> Found 
     wanted = _without_local(module, *settings(module, flags))
     finished, unfinished, damaged = [], [], []
     home = runs_dir / module.NAME
-    for folder in sorted(home.iterdir() if home.is_dir() else (), reverse=True):
-        if records.state_of(folder) != "run":
-            continue
+    try:
+        folders = sorted(home.iterdir() if home.is_dir() else (), reverse=True)
+    except OSError as error:
+        return Found(home, {}, _one_line(error))
+    for folder in folders:
         try:
+            if records.state_of(folder) != "run":
+                continue
+            str(folder).encode()  # a name that is no text cannot stand on a page
             manifest = records.read_manifest(folder)
             there = _without_local(module, *settings(module, manifest["flags"]))
         except UserError:
             continue  # made by another version: no run with these settings
         except (records.DamagedError, OSError) as error:
             damaged.append(Found(folder, {}, _one_line(error)))
+            continue
+        except UnicodeError:
             continue
         if there == wanted and manifest["experiment"] == module.NAME:
             of = finished if manifest["status"] == "finished" else unfinished
@@ -165,9 +175,10 @@ def inputs_now(module: ModuleType, flags: Iterable[str]) -> dict[str, Any]:
 def changes(module: ModuleType, flags: Iterable[str], found: Found) -> list[str]:
     """What has changed since a run, see `inputs.changes`."""
     try:
-        return inputs.changes(found.manifest, inputs_now(module, flags))
+        now = inputs_now(module, flags)
     except Exception as error:  # whatever loading the data raises: a run will say it again
         return [f"data (they cannot be loaded now: {_one_line(error)})"]
+    return inputs.changes(found.manifest, now)
 
 
 # ---------------------------------------------------------------------------- the ledger
@@ -192,7 +203,7 @@ def collect(
     entries = []
     for module in (*modules, *skipped):
         entry = _entry(module, preset, runs_dir, problems.get(module.NAME, ""))
-        if module in skipped and entry.record is None:
+        if module in skipped and entry.status == "no record":
             entry = dataclasses.replace(entry, status="not run", problem="", verdicts=())
         entries.append(entry)
     order = {name: i for i, name in enumerate(EXPERIMENTS)}
@@ -211,7 +222,8 @@ def _entry(module: ModuleType, preset: str, runs_dir: Path, problem: str) -> Ent
     found = find_run(module, flags, runs_dir)
     record = None
     if found is None:
-        status, why = "no record", f"there is no run in {runs_dir / module.NAME}"
+        where = runs_dir / module.NAME
+        status, why = "no record", f"there is no run of the preset {preset} in {where}"
     elif found.problem:
         status, why = "damaged", found.problem
     elif found.manifest["status"] != "finished":
@@ -224,7 +236,7 @@ def _entry(module: ModuleType, preset: str, runs_dir: Path, problem: str) -> Ent
             status, why = "finished", ""
         except (records.DamagedError, OSError) as error:
             status, why = "damaged", _one_line(error)
-    if problem and record is None:
+    if problem:  # numbers of an earlier run stay, and are marked as what they are
         status, why = "failed", problem
     stale = changes(module, flags, found) if record is not None else ()
     verdicts = claims.judge(module.CLAIMS, record)
@@ -296,9 +308,41 @@ def _entry_dict(entry: Entry, report: Path) -> dict[str, Any]:
         "stale": list(entry.stale),
         "command": entry.command,
         "run_dir": os.path.relpath(entry.folder, report) if entry.folder else None,
+        "figures": digest_of_figures(entry.folder),
         "seeds": seeds,
         "manifest": {name: entry.manifest[name] for name in kept if name in entry.manifest},
     }
+
+
+def digest_of_figures(folder: Path | None) -> str:
+    """SHA-256 of the pictures in a run folder; "" where they cannot be read."""
+    total = hashlib.sha256()
+    try:
+        for path in sorted((folder / "figures").iterdir()) if folder else ():
+            total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    except (OSError, UnicodeError):
+        return ""
+    return total.hexdigest()
+
+
+def is_drawn(folder: Path) -> bool:
+    """Whether the verdicts and all figures of a run folder are there and can be read."""
+    from PIL import Image
+
+    try:
+        json.loads((folder / "claims.json").read_text("utf-8"))
+        names = json.loads((folder / "figures" / "figures.json").read_text("utf-8"))
+        for about in names.values():
+            for file in about["files"]:
+                path = folder / "figures" / file
+                if path.suffix == ".svg":
+                    ElementTree.parse(path)
+                else:
+                    with Image.open(path) as picture:
+                        picture.verify()
+    except Exception:  # whatever a damaged file makes its reader raise
+        return False
+    return True
 
 
 def to_markdown(ledger: Ledger) -> str:
@@ -336,7 +380,7 @@ def _row(verdict: claims.Verdict) -> str:
             cells[2] += f" [{number(verdict.low)}, {number(verdict.high)}]"
     if verdict.n:
         cells[3] = f"{verdict.beyond} of {verdict.n}"
-    p = verdict.p_against_holm if verdict.verdict == "refuted" else verdict.p_holm
+    _, p = verdict.p_decided
     cells[4] = "" if p is None else f"{p:.2g}"
     why = f": {_cell(verdict.condition or verdict.reason)}"
     outcome = verdict.verdict + why * (verdict.verdict in ("inconclusive", "conditional"))

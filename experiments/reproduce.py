@@ -10,7 +10,10 @@ Exit status: 0 everything finished, whatever the verdicts; 2 bad input, nothing 
 something is missing, damaged or failed; 130 interrupted.
 """
 
+import contextlib
 import dataclasses
+import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -31,6 +34,7 @@ from experiments.console import format_seconds
 from experiments.devices import default_devices
 from experiments.flagging import ROOT, setting
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 USE = """Use: python -m experiments.reproduce [--preset=quick|default|full] [--NAME=VALUE ...]
      python -m experiments.reproduce --list
      python -m experiments.reproduce --compare RUN_A RUN_B"""
@@ -55,6 +59,7 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the command line asks for and returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    before = {number: signal.signal(number, _interrupt) for number in STOPPING}
     try:
         if any(argument in flagging.HELP for argument in arguments):
             print("\n\n".join([__doc__.strip(), USE, flagging.describe("Settings", Options)]))
@@ -72,6 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number, frame):
+    raise KeyboardInterrupt
 
 
 def _fail(error: object, status: int) -> int:
@@ -87,13 +99,16 @@ def read_command(arguments: Sequence[str]) -> tuple[Options, list[str]]:
     """
     arguments = list(arguments)
     places: list[str] = []
-    if "--compare" in arguments:
+    if any(argument.partition("=")[0] == "--compare" for argument in arguments):
         places = [a for a in arguments if not a.startswith("-")]
         arguments = [a for a in arguments if a.startswith("-")]
         if len(places) != 2:
             raise UserError("--compare: needs two places, RUN_A RUN_B; a place is a ledger.json, "
                             "a folder with one, or a run folder")  # fmt: skip
-    (options,), _ = flagging.parse(arguments, Options)
+    (options,), given = flagging.parse(arguments, Options)
+    for name in ("only", "skip"):
+        if given.get(name) == ():
+            raise UserError(f"--{name}=: must name an experiment, or be left out")
     if options.only and options.skip:
         raise UserError("--only and --skip: give one of the two")
     if not options.runs_dir:
@@ -174,8 +189,9 @@ def task_of(module: ModuleType, preset: str, runs_dir: Path) -> Task:
         records.load_record(found.folder / "record.nc", found.manifest.get("record_sha256", ""))
     except records.DamagedError as error:  # its checkpoints still hold the numbers
         return Task(module, flags, "go on", str(error), found.folder, REDRAWING)
-    if changed or not (found.folder / "claims.json").exists():
-        return Task(module, flags, "redraw", "judging or drawing changed", found.folder, REDRAWING)
+    if changed or not ledger.is_drawn(found.folder):
+        why = f"changed: {inputs.CONCLUSION}" if changed else "verdicts or figures are damaged"
+        return Task(module, flags, "redraw", why, found.folder, REDRAWING)
     return Task(module, flags, "nothing", "", found.folder)
 
 
@@ -193,10 +209,36 @@ def command(task: Task, runs_dir: Path) -> list[str]:
 def reproduce(options: Options) -> int:
     runs_dir = Path(options.runs_dir).expanduser()
     cli.check_writable(runs_dir, "runs_dir")
+    if (runs_dir / "report").exists() and not (runs_dir / "report").is_dir():
+        raise UserError(f"--runs_dir={runs_dir}: its report must be a folder, and is a file")
+    with locked(runs_dir):
+        return _reproduce(options, runs_dir)
+
+
+@contextlib.contextmanager
+def locked(runs_dir: Path) -> Iterator[None]:
+    """Makes the folder and keeps other calls out of it, as long as this process lives.
+
+    Raises:
+        UserError: it cannot be made, or another call is at work there.
+    """
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
+        file = open(runs_dir / ".reproduce.lock", "a")  # noqa: SIM115 - held open below
     except OSError as error:
-        raise UserError(f"--runs_dir={runs_dir}: cannot be made: {error.strerror}") from None
+        raise UserError(f"--runs_dir={runs_dir}: cannot be written: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--runs_dir={runs_dir}: another call of reproduce is at work there; wait for it, "
+                "or name another folder"
+            ) from None
+        yield
+
+
+def _reproduce(options: Options, runs_dir: Path) -> int:
     names = chosen(options)
     modules = [ledger.load_module(name) for name in names]
     skipped = [ledger.load_module(name) for name in ledger.EXPERIMENTS if name not in names]
@@ -256,7 +298,8 @@ def carry_out(tasks: Sequence[Task], runs_dir: Path) -> tuple[dict[str, str], bo
 def run_process(command: Sequence[str], hear: Callable[[dict[str, Any]], None]) -> tuple[int, str]:
     """Runs an experiment to its end.
 
-    Ctrl-C and SIGTERM are passed on to it, once each, and it is waited for: it saves its state.
+    A wish to stop (Ctrl-C, SIGTERM, a closed terminal) is passed on to it, and it is waited for:
+    it saves its state.
 
     Args:
         command: the process.
@@ -265,36 +308,38 @@ def run_process(command: Sequence[str], hear: Callable[[dict[str, Any]], None]) 
     Returns:
         Its exit status, and the last line it wrote to its standard error.
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
-    environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
-    stopped, last = False, ""
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=environment, start_new_session=True, text=True, encoding="utf-8", errors="replace",
-    ) as process:  # fmt: skip
+    # An empty entry would be the working directory.
+    paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    process, wishes, last = None, [], ""
 
-        def pass_on(number, frame):
-            nonlocal stopped
-            stopped = True
+    def pass_on(number, frame):
+        wishes.append(number)
+        if process is not None:
             process.send_signal(number)
 
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, pass_on) for number in numbers}
-        try:
-            for line in process.stdout:
-                row = _row(line)
-                if row is None:
-                    last = line.strip() or last
-                else:
-                    hear(row)
-        except BaseException:  # something failed here: nothing may go on unseen
-            process.terminate()
-            raise
-        finally:
-            process.wait()
-            for number, handler in before.items():
-                signal.signal(number, handler)
-    return (130 if stopped else process.returncode), last.removeprefix("error: ")
+    before = {number: signal.signal(number, pass_on) for number in STOPPING}
+    try:
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=environment, start_new_session=True, text=True, encoding="utf-8", errors="replace",
+        ) as process:  # fmt: skip
+            try:
+                if wishes:  # heard before there was anyone to pass it on to
+                    process.send_signal(wishes[0])
+                for line in process.stdout:
+                    row = _row(line)
+                    if row is None:
+                        last = line.strip() or last
+                    else:
+                        hear(row)
+            except BaseException:  # something failed here: nothing may go on unseen
+                process.terminate()
+                raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return (130 if wishes else process.returncode), last.removeprefix("error: ")
 
 
 def _row(line: str) -> dict[str, Any] | None:
@@ -380,28 +425,37 @@ def write_report(found: ledger.Ledger) -> Path:
     folder = found.runs_dir / "report"
     page = folder / "index.html"
     content = ledger.to_dict(found) | {"report": report_code()}
-    if page.exists() and _without_time(_read(folder / "ledger.json")) == _without_time(content):
+    # A round trip, as the content is written: tuples become lists.
+    content = json.loads(json.dumps(content, allow_nan=False))
+    old = _read(folder / "ledger.json")
+    if old == {**content, "created": old.get("created"), "files": _digests(folder)}:
         print("nothing has changed: the report is up to date")
         return page
-    html = report.render(found)
+    html, text = report.render(found), ledger.to_markdown(found)
     folder.mkdir(parents=True, exist_ok=True)
-    # The ledger comes last: it is what says that the page is whole.
     write_atomic(page, html)
-    write_atomic(folder / "ledger.md", ledger.to_markdown(found))
+    write_atomic(folder / "ledger.md", text)
+    # The ledger comes last: it is what says that the others are whole.
+    content["files"] = _digests(folder)
     write_atomic(folder / "ledger.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     return page
 
 
-def _without_time(content: dict[str, Any]) -> dict[str, Any]:
-    # A round trip, as the content was written: tuples become lists.
-    return {k: v for k, v in json.loads(json.dumps(content)).items() if k != "created"}
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the other files of a report, as far as they are there."""
+    found = {}
+    for name in ("index.html", "ledger.md"):
+        with contextlib.suppress(OSError):
+            found[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def report_code() -> str:

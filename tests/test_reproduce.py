@@ -1,6 +1,7 @@
 """reproduce: what it runs and what not, what it says, and what survives damage."""
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import json
@@ -155,7 +156,7 @@ def test_a_change_runs_again_what_it_concerns(two, processes, capsys):
 
 
 def test_new_judging_redraws_without_training(two, processes, monkeypatch, capsys):
-    assert reproduce.main(["--only=", "--skip="]) == 0
+    assert reproduce.main([]) == 0
     del processes[:]
     folder = folder_of("toy")
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -295,6 +296,8 @@ BAD = {
     ("--preset=tiny",): "--preset=tiny: must be one of quick, default, full",
     ("--only=nothing",): "--only=nothing: each must be one of",
     ("--only=relu_regions", "--skip=relu_regions"): "--only and --skip: give one of the two",
+    ("--only=",): "--only=: must name an experiment, or be left out",
+    ("--skip=",): "--skip=: must name an experiment, or be left out",
     ("--skip=" + ",".join(ledger.EXPERIMENTS),): "--skip: leaves no experiment",
     ("--runs_dir=",): "--runs_dir=: must name a folder, or be left out",
     ("--runs_dir=file",): "--runs_dir=file:",
@@ -416,7 +419,26 @@ def test_run_folders_can_be_compared(finished, capsys):
     assert "all 1 verdicts and effects agree" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"claims": [{}], "experiments": []}', "1"])
+def _claims(**change):
+    row = {"experiment": "toy", "id": "0.1", "sentence": "x", "verdict": "supported",
+           "effect": 1.0, "low": 0.0, "high": 2.0} | change  # fmt: skip
+    return json.dumps({"claims": [row], "experiments": []})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        _claims(effect="abc"),
+        _claims(low=[]),
+        _claims(verdict=None),
+        '{"claims": [{}], "experiments": []}',
+        "1",
+    ],
+)
 def test_a_damaged_ledger_is_named(content, tmp_path, capsys):
     (tmp_path / "ledger.json").write_text(content)
     assert reproduce.main(["--compare", str(tmp_path), str(tmp_path)]) == 3
@@ -497,3 +519,152 @@ def test_progress_adds_up_what_is_left(capsys):
         "[1/2] toy plain 1/4  loss 1  20 s left, 2 min 00 s in all",
         "[1/2] toy plain    1 min 00 s left, 2 min 40 s in all",
     ]
+
+
+# ---------------------------------------------------------------------------- damage of all kinds
+
+
+def test_a_run_that_fails_is_a_failure_though_an_earlier_one_has_numbers(two, processes, capsys):
+    assert reproduce.main([]) == 0
+    two.write_text(SECOND.replace("def last", "def load(config):\n    raise OSError('no data here')"
+                                  "\n\n\ndef last"))  # fmt: skip
+    forget_code()
+    sys.modules.pop("second")
+    assert reproduce.main([]) == 3
+    content = read_ledger()
+    assert not content["complete"]
+    assert {e["name"]: e["status"] for e in content["experiments"]}["second"] == "failed"
+    assert "second: failed: no data here" in capsys.readouterr().err
+
+
+def test_a_damaged_report_is_written_again(finished, capsys):
+    report = finished / "report"
+    good = {path.name: path.read_bytes() for path in report.iterdir()}
+    for name, junk in (("index.html", b"broken"), ("ledger.md", None), ("ledger.json", b"[]")):
+        if junk is None:
+            (report / name).unlink()
+        else:
+            (report / name).write_bytes(junk)
+        capsys.readouterr()
+        assert reproduce.main([]) == 0
+        assert "the report is up to date" not in capsys.readouterr().out
+        assert {path.name for path in report.iterdir()} == good.keys()
+        assert len((report / name).read_bytes()) > 100
+    assert reproduce.main([]) == 0
+    assert "the report is up to date" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["claims.json", "figures/loss.png", "figures/loss.svg"])
+@pytest.mark.parametrize("junk", [b"junk", None])
+def test_damaged_figures_and_verdicts_are_made_again(finished, processes, capsys, name, junk):
+    path = folder_of("toy") / name
+    good = path.read_bytes()
+    path.unlink() if junk is None else path.write_bytes(junk)
+    del processes[:]
+    assert reproduce.main([]) == 0
+    assert names(processes) == ["toy_experiment"]
+    assert "toy: is drawn again (verdicts or figures are damaged)" in capsys.readouterr().out
+    assert path.read_bytes() == good
+
+
+HOSTILE = [
+    {"flags": None},
+    {"flags": [1, [2]]},
+    {"seconds": float("nan")},
+    {"seconds": float("inf")},
+    {"seconds": "long"},
+    {"layout": {"device": float("nan")}},
+    {"data": {"name": "\ud800"}},
+    {"environment": {"packages": []}},
+    {"code": 3},
+    {"started": 5},
+]
+
+
+@pytest.mark.parametrize("change", HOSTILE, ids=str)
+def test_a_hostile_manifest_is_damage_and_no_crash(finished, capsys, change):
+    file = folder_of("toy") / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert reproduce.main(["--report_only"]) == 3
+    assert "toy: damaged: " in capsys.readouterr().err
+    assert verdicts(read_ledger()) == {
+        "0.1": "inconclusive", "0.2": "supported", "0.3": "supported"
+    }  # fmt: skip
+    assert Path("runs/report/index.html").exists()
+
+
+def test_text_of_a_manifest_is_shown_as_text(finished):
+    file = folder_of("toy") / "manifest.json"
+    hostile = "<script>alert(1)</script>"
+    changed = {"layout": {"device": hostile}, "started": hostile}
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    assert reproduce.main(["--report_only"]) == 0
+    assert hostile not in Path("runs/report/index.html").read_text()
+
+
+def test_a_deeply_nested_manifest_is_damage(finished, capsys):
+    (folder_of("toy") / "manifest.json").write_text("[" * 100_000)
+    assert reproduce.main(["--report_only"]) == 3
+    assert "toy: damaged: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("attributes", [{"seed_batch": "abc", "seed_cap": 3}, {"seed_batch": 0}])
+def test_a_plan_that_is_none_is_inconclusive(attributes):
+    record = xarray.Dataset({"x": ("seed", [1.0] * 9)}, attrs=attributes)
+    (verdict,) = ledger.claims.judge(toy.CLAIMS, record)
+    assert verdict.verdict == "inconclusive"
+    assert "are no plan" in verdict.reason
+
+
+def test_a_folder_whose_listing_fails_does_not_lose_the_others(finished, monkeypatch, capsys):
+    iterdir = Path.iterdir
+
+    def refuse(path):
+        if path.name == "toy":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert reproduce.main(["--report_only"]) == 3
+    assert "toy: damaged: " in capsys.readouterr().err
+    assert verdicts(read_ledger())["0.2"] == "supported"
+
+
+def test_damage_of_what_is_left_out_is_said(finished, monkeypatch, capsys):
+    (folder_of("second") / "manifest.json").write_text("{")
+    monkeypatch.setattr(reproduce, "chosen", lambda options: ["toy"])
+    assert reproduce.main(["--report_only"]) == 3
+    assert "second: damaged" in capsys.readouterr().err
+
+
+def test_two_calls_do_not_work_in_one_folder(two, capsys):
+    with reproduce.locked(Path("runs")):
+        assert reproduce.main([]) == 2
+    captured = capsys.readouterr()
+    assert "another call of reproduce is at work there" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_wish_to_stop_between_two_runs_is_heard(two, monkeypatch, capsys, number):
+    def stop(*_):
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(reproduce, "carry_out", stop)
+    before = signal.getsignal(number)
+    assert reproduce.main([]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+
+
+def test_a_refuted_arm_shows_its_own_p():
+    control = {"verdict": "supported", "p": 0.001, "p_holm": 0.002}
+    base = ledger.claims.judge(toy.CLAIMS, None)[0]
+    beside = dataclasses.replace(base, **control)
+    verdict = dataclasses.replace(
+        base, verdict="conditional", control=beside, p=1.0, p_holm=1.0, p_against=1e-6,
+        p_against_holm=1e-5,
+    )  # fmt: skip
+    assert verdict.own == "refuted"
+    assert verdict.p_decided == (1e-6, 1e-5)
+    assert beside.p_decided == (0.001, 0.002)

@@ -127,7 +127,10 @@ class _Counts(NamedTuple):
 def _judge_arm(claim: Claim, record: xarray.Dataset | None, level: float) -> Verdict:
     """Judge one claim in its own arm, without its control."""
     verdict = _unjudged(claim, level)
-    plan = looks_of(record)
+    try:
+        plan = looks_of(record)
+    except _Unusable as error:
+        return replace(verdict, n=0, reason=str(error))
     if plan is None or claim.kind == "exact":
         verdict = _judge_once(claim, record, verdict)
     else:
@@ -140,7 +143,10 @@ def looks_of(record: xarray.Dataset | None) -> stats.Looks | None:
     attributes = getattr(record, "attrs", {})
     if "seed_batch" not in attributes:
         return None
-    return stats.Looks(int(attributes["seed_batch"]), int(attributes["seed_cap"]))
+    try:
+        return stats.Looks(int(attributes["seed_batch"]), int(attributes["seed_cap"]))
+    except (KeyError, TypeError, ValueError):
+        raise _Unusable("the record's attributes seed_batch and seed_cap are no plan") from None
 
 
 def _first_decided(

@@ -89,17 +89,14 @@ def _row(verdict: Verdict, title: Text, notes: list[str]) -> tuple[Text, ...]:
         claimed.append(f"{signs[verdict.direction]}{number(verdict.threshold)}")
     if verdict.n:
         seeds.append(f"{verdict.beyond} of {verdict.n}")
-        if verdict.verdict != "refuted":  # what support takes is no matter then
+        if verdict.own != "refuted":  # what support takes is no matter then
             needs = f"needs {verdict.needed}" if verdict.needed else "too few"
             seeds.append(f"\n{needs}", style="dim")
         if verdict.looks:
             seeds.append(f"\nlook {verdict.looks}/{verdict.of_looks}", style="dim")
     symbol, style = _LOOKS[verdict.verdict]
     outcome = Text.assemble((f"{symbol} {verdict.verdict}", style))
-    refuted = verdict.verdict == "refuted"
-    p = verdict.p_against if refuted else verdict.p
-    adjusted = verdict.p_against_holm if refuted else verdict.p_holm
-    for name, value in (("p", p), ("Holm", adjusted)):
+    for name, value in zip(("p", "Holm"), verdict.p_decided, strict=True):
         if value is not None:
             size = "< 0.0001" if value < 1e-4 else f"= {value:.2g}"
             outcome.append(f"\n{name} {size}", style="dim")

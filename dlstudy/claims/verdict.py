@@ -99,6 +99,21 @@ class Verdict:
     code: str = ""
     values: tuple[float, ...] = ()
     labels: tuple[int, ...] = ()
+
+    @property
+    def own(self) -> str:
+        """The verdict of this arm by itself, where its control made it conditional."""
+        if self.verdict != "conditional" or self.control is None:
+            return self.verdict
+        return "refuted" if self.control.verdict == "supported" else "supported"
+
+    @property
+    def p_decided(self) -> tuple[float | None, float | None]:
+        """p of the side that this arm was decided for, and the same adjusted."""
+        if self.own == "refuted":
+            return self.p_against, self.p_against_holm
+        return self.p, self.p_holm
+
     looks: int | None = None
     of_looks: int | None = None
 

@@ -206,7 +206,13 @@
     place.append(frame);
   }));
   const reveal = () => {
-    const target = byId(decodeURIComponent(location.hash.slice(1)));
+    let name = location.hash.slice(1);
+    try {
+      name = decodeURIComponent(name);
+    } catch {
+      return; // not a name that this page made
+    }
+    const target = byId(name);
     if (!target) return;
     for (let at = target; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
     const details = target.matches(".claim, .part") && target.querySelector(":scope > details.more");
