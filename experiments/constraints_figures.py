@@ -182,7 +182,7 @@ def column_norms(record):
     title = f"Largest column at each arm's best rate; bounds exceeded by {_most(over)} at most"
     plots.labels(axes[0], title, "step", "largest norm of a unit's incoming weights")
     before = _median(1 + np.asarray(claims.overshoot_before(record), float), "{:.0f}")
-    title = f"At rate {rates_of(record)[-1]:g}; before projecting, up to {before} times a bound"
+    title = f"At rate {rates_of(record)[-1]:g}; before projecting {before} times a bound (median seed)"
     plots.labels(axes[1], title, "step", "largest norm of a unit's incoming weights", legend=False)
     made.supxlabel(
         f"median and quartiles of {_seeds(record)} after every step, as long as the weights are "
