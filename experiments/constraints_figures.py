@@ -160,11 +160,11 @@ def column_norms(record):
     steps = record.step.values
     kept = np.unique(np.linspace(0, len(steps) - 1, min(SHOWN, len(steps))).astype(int))
     bounded, bound = claims.middle(record), float(record.attrs["middle_radius"])
-    top = record.multiplier.values[-1]
+    last = record.multiplier.values[-1]
     views = (
         lambda name, arm: claims.at_best(record, name, arm),
         lambda name, arm: (
-            record[name].sel(arm=arm, multiplier=top).transpose("seed", "step").values
+            record[name].sel(arm=arm, multiplier=last).transpose("seed", "step").values
         ),
     )
     for axis, view in zip(axes, views, strict=True):
@@ -182,7 +182,8 @@ def column_norms(record):
     title = f"Largest column at each arm's best rate; bounds exceeded by {_most(over)} at most"
     plots.labels(axes[0], title, "step", "largest norm of a unit's incoming weights")
     before = _median(1 + np.asarray(claims.overshoot_before(record), float), "{:.0f}")
-    title = f"At rate {rates_of(record)[-1]:g}; before projecting {before} times a bound (median seed)"
+    top = f"{rates_of(record)[-1]:g}"
+    title = f"At rate {top}; before projecting {before} times a bound (median seed)"
     plots.labels(axes[1], title, "step", "largest norm of a unit's incoming weights", legend=False)
     made.supxlabel(
         f"median and quartiles of {_seeds(record)} after every step, as long as the weights are "
