@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     import xarray
 
 # In the order of the problems they are about.
-EXPERIMENTS = ("relu_regions", "mnist_gradnorm")
+EXPERIMENTS = (
+    "weight_decay",
+    "sparsity",
+    "early_stopping",
+    "constraints",
+    "ill_posed",
+    "relu_regions",
+    "mnist_gradnorm",
+)
 PRESETS = ("quick", "default", "full")
 OUTCOMES = ("supported", "refuted", "conditional", "inconclusive")
 

@@ -16,11 +16,13 @@ import fcntl
 import hashlib
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -48,6 +50,12 @@ class Options:
     only: tuple[str, ...] = setting((), "run these experiments alone", choices=ledger.EXPERIMENTS)
     skip: tuple[str, ...] = setting((), "leave these out", choices=ledger.EXPERIMENTS)
     runs_dir: str = setting("runs", "holds <experiment>/<UTC time> and the report")
+    jobs: int = setting(
+        0,
+        "experiments at a time; 0: one, or two with --preset=quick, where compiling, which keeps "
+        "one core busy, takes most of the time",
+        low=0,
+    )
     report_only: bool = setting(False, "write the report from the runs that are there")
     list: bool = setting(False, "name the experiments, their questions and times, and stop")
     compare: bool = setting(
@@ -122,6 +130,11 @@ def chosen(options: Options) -> list[str]:
     """Names of the experiments to run."""
     named = options.only or ledger.EXPERIMENTS
     return [name for name in ledger.EXPERIMENTS if name in named and name not in options.skip]
+
+
+def jobs_of(options: Options) -> int:
+    """How many experiments run at a time."""
+    return options.jobs or (min(2, available_cpus()) if options.preset == "quick" else 1)
 
 
 def predicted(module: ModuleType, flags: Sequence[str]) -> float:
@@ -245,7 +258,7 @@ def _reproduce(options: Options, runs_dir: Path) -> int:
     problems: dict[str, str] = {}
     if not options.report_only:
         tasks = [task_of(module, options.preset, runs_dir) for module in modules]
-        problems, interrupted = carry_out(tasks, runs_dir)
+        problems, interrupted = carry_out(tasks, runs_dir, jobs_of(options))
         if interrupted:
             print("interrupted; the same command goes on", file=sys.stderr)
             return 130
@@ -260,8 +273,8 @@ def _reproduce(options: Options, runs_dir: Path) -> int:
     return 0 if found.complete else 3
 
 
-def carry_out(tasks: Sequence[Task], runs_dir: Path) -> tuple[dict[str, str], bool]:
-    """Runs what has to be run, one experiment after the other.
+def carry_out(tasks: Sequence[Task], runs_dir: Path, jobs: int) -> tuple[dict[str, str], bool]:
+    """Runs what has to be run, so many experiments at a time, in order.
 
     Returns:
         What went wrong by experiment, and whether the user interrupted.
@@ -274,72 +287,120 @@ def carry_out(tasks: Sequence[Task], runs_dir: Path) -> tuple[dict[str, str], bo
     if not waiting:
         print("nothing has changed: no experiment is run", flush=True)
         return {}, False
+    names = {
+        task.module.NAME: f"[{i}/{len(waiting)}] {task.module.NAME}"
+        for i, task in enumerate(waiting, 1)
+    }
+    left = {task.module.NAME: task.seconds for task in waiting}
+    began: dict[str, float] = {}
     problems: dict[str, str] = {}
     show = console()
+
+    def hear(name: str, row: dict[str, Any]) -> None:
+        if "log" not in row:
+            if row.get("left") is not None:
+                left[name] = row["left"]
+            show.row(names[name], row, left[name], max(left[name], sum(left.values()) / jobs))
+
+    def ended(name: str, status: int, last: str) -> None:
+        del left[name]
+        taken = format_seconds(time.monotonic() - began[name])
+        if status:
+            problems[name] = last or f"the process ended with status {status}"
+            show.say(f"{names[name]}: failed after {taken}: {problems[name]}")
+        else:
+            show.say(f"{names[name]}: done in {taken}")
+
+    def commands() -> Iterator[tuple[str, list[str]]]:
+        for task in waiting:
+            began[task.module.NAME] = time.monotonic()
+            yield task.module.NAME, command(task, runs_dir)
+
     try:
-        for i, task in enumerate(waiting):
-            later = sum(other.seconds for other in waiting[i + 1 :])
-            name = f"[{i + 1}/{len(waiting)}] {task.module.NAME}"
-            began = time.monotonic()
-            status, last = run_process(command(task, runs_dir), progress(show, name, task, later))
-            taken = format_seconds(time.monotonic() - began)
-            if status == 130:
-                return problems, True
-            if status:
-                problems[task.module.NAME] = last or f"the process ended with status {status}"
-                show.say(f"{name}: failed after {taken}: {problems[task.module.NAME]}")
-            else:
-                show.say(f"{name}: done in {taken}")
+        interrupted = run_processes(commands(), jobs, hear, ended)
     finally:
         show.close()
-    return problems, False
+    return problems, interrupted
 
 
-def run_process(command: Sequence[str], hear: Callable[[dict[str, Any]], None]) -> tuple[int, str]:
-    """Runs an experiment to its end.
+def run_processes(
+    commands: Iterator[tuple[str, list[str]]],
+    jobs: int,
+    hear: Callable[[str, dict[str, Any]], None],
+    ended: Callable[[str, int, str], None],
+) -> bool:
+    """Runs experiments to their ends, so many at a time.
 
-    A wish to stop (Ctrl-C, SIGTERM, a closed terminal) is passed on to it, and it is waited for:
-    it saves its state.
+    A wish to stop (Ctrl-C, SIGTERM, a closed terminal) is passed on to all, and they are waited
+    for: they save their states.
 
     Args:
-        command: the process.
-        hear: gets each of its lines as `console.JsonConsole` writes them.
+        commands: name and command of each, taken when there is room for it.
+        jobs: how many run at a time, >= 1.
+        hear: gets a name and each of its lines, as `console.JsonConsole` writes them.
+        ended: gets a name, its exit status and the last other line it wrote; not after a wish to
+            stop.
 
     Returns:
-        Its exit status, and the last line it wrote to its standard error.
+        Whether there was a wish to stop.
     """
-    # An empty entry would be the working directory.
-    paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    process, wishes, last = None, [], ""
+    lines: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()  # None: the end
+    running: dict[str, subprocess.Popen] = {}
+    last: dict[str, str] = {}
+    wishes: list[int] = []
 
     def pass_on(number, frame):
         wishes.append(number)
-        if process is not None:
+        for process in list(running.values()):
             process.send_signal(number)
+
+    def start(name: str, command: Sequence[str]) -> None:
+        running[name], last[name] = open_process(command), ""
+        threading.Thread(target=read, args=(name, running[name].stdout), daemon=True).start()
+
+    def read(name: str, stream: Iterable[str]) -> None:
+        for line in stream:
+            lines.put((name, line))
+        lines.put((name, None))
 
     before = {number: signal.signal(number, pass_on) for number in STOPPING}
     try:
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=environment, start_new_session=True, text=True, encoding="utf-8", errors="replace",
-        ) as process:  # fmt: skip
-            try:
-                if wishes:  # heard before there was anyone to pass it on to
-                    process.send_signal(wishes[0])
-                for line in process.stdout:
-                    row = _row(line)
-                    if row is None:
-                        last = line.strip() or last
-                    else:
-                        hear(row)
-            except BaseException:  # something failed here: nothing may go on unseen
-                process.terminate()
-                raise
+        while True:
+            while len(running) < jobs and not wishes and (following := next(commands, None)):
+                start(*following)
+                for number in wishes:  # heard before there was anyone to pass it on to
+                    running[following[0]].send_signal(number)
+            if not running:
+                return bool(wishes)
+            name, line = lines.get()
+            if line is None:
+                process = running.pop(name)
+                process.stdout.close()
+                status = process.wait()
+                if not wishes:
+                    ended(name, status, last[name].removeprefix("error: "))
+            elif (row := _row(line)) is not None:
+                hear(name, row)
+            else:
+                last[name] = line.strip() or last[name]
     finally:
+        for process in running.values():  # something failed here: nothing may go on unseen
+            process.terminate()
+            process.wait()
+            process.stdout.close()
         for number, handler in before.items():
             signal.signal(number, handler)
-    return (130 if wishes else process.returncode), last.removeprefix("error: ")
+
+
+def open_process(command: Sequence[str]) -> subprocess.Popen:
+    """Starts an experiment in a session of its own, so that only we pass signals on to it."""
+    # An empty entry would be the working directory.
+    paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment, start_new_session=True, text=True, encoding="utf-8", errors="replace",
+    )  # fmt: skip
 
 
 def _row(line: str) -> dict[str, Any] | None:
@@ -349,19 +410,6 @@ def _row(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return row if isinstance(row, dict) else None
-
-
-def progress(show: "Lines", name: str, task: Task, later: float) -> Callable[[dict], None]:
-    """What to do with the rows of one experiment, while others wait for `later` seconds."""
-
-    def hear(row: dict[str, Any]) -> None:
-        if "log" in row:
-            return
-        left = row.get("left")
-        left = task.seconds if left is None else left
-        show.row(name, row, left, left + later)
-
-    return hear
 
 
 class Lines:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -77,18 +78,20 @@ def processes(monkeypatch):
     """The experiments that are started, by name, and with what; all in this process, for speed."""
     started = []
 
-    def in_this_process(command, hear):
-        name = command[command.index("-m") + 1]
-        started.append((name, command))
-        said, errors = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
-            status = cli.main(importlib.import_module(name), command[command.index("-m") + 2 :])
-        for line in said.getvalue().splitlines():
-            if row := reproduce._row(line):
-                hear(row)
-        return status, errors.getvalue().strip().removeprefix("error: ")
+    def in_this_process(commands, jobs, hear, ended):
+        for own, command in commands:
+            name = command[command.index("-m") + 1]
+            started.append((name, command))
+            said, errors = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
+                status = cli.main(importlib.import_module(name), command[command.index("-m") + 2 :])
+            for line in said.getvalue().splitlines():
+                if row := reproduce._row(line):
+                    hear(own, row)
+            ended(own, status, errors.getvalue().strip().removeprefix("error: "))
+        return False
 
-    monkeypatch.setattr(reproduce, "run_process", in_this_process)
+    monkeypatch.setattr(reproduce, "run_processes", in_this_process)
     return started
 
 
@@ -210,7 +213,10 @@ def test_a_missing_run_is_no_record(two, processes, capsys):
     assert reproduce.main(["--report_only"]) == 3
     assert not processes
     assert set(verdicts(read_ledger()).values()) == {"inconclusive"}
-    assert "toy: no record: there is no run in runs/toy" in capsys.readouterr().err
+    assert (
+        "toy: no record: there is no run of the preset default in runs/toy"
+        in capsys.readouterr().err
+    )
     assert Path("runs/report/index.html").exists()
 
 
@@ -425,20 +431,11 @@ def _claims(**change):
     return json.dumps({"claims": [row], "experiments": []})
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "{",
-        "[]",
-        "{}",
-        "[" * 100_000,
-        _claims(effect="abc"),
-        _claims(low=[]),
-        _claims(verdict=None),
-        '{"claims": [{}], "experiments": []}',
-        "1",
-    ],
-)
+NO_LEDGERS = ["{", "[]", "{}", '{"claims": [{}], "experiments": []}', "1", "[" * 100_000]
+NO_LEDGERS += [_claims(effect="abc"), _claims(low=[]), _claims(verdict=None)]
+
+
+@pytest.mark.parametrize("content", NO_LEDGERS, ids=range(len(NO_LEDGERS)))
 def test_a_damaged_ledger_is_named(content, tmp_path, capsys):
     (tmp_path / "ledger.json").write_text(content)
     assert reproduce.main(["--compare", str(tmp_path), str(tmp_path)]) == 3
@@ -480,45 +477,101 @@ def test_an_unknown_flag_is_bad_input():
         reproduce.read_command(["--nothing=1"])
 
 
+def processes_of(programs, jobs=1, hear=lambda name, row: None):
+    """What `run_processes` says of small programs: (ends in order, whether stopped)."""
+    ends = []
+    commands = iter([(name, [sys.executable, "-u", "-c", text]) for name, text in programs.items()])
+    stopped = reproduce.run_processes(commands, jobs, hear, lambda *end: ends.append(end))
+    return ends, stopped
+
+
 def test_a_process_that_says_nothing_of_use_fails_with_its_last_line():
     program = "print('{\"log\": \"x\"}'); print('[1]'); print('error: out of luck'); exit(4)"
     heard = []
-    status, last = reproduce.run_process([sys.executable, "-c", program], heard.append)
-    assert (status, last) == (4, "out of luck")
-    assert heard == [{"log": "x"}]
+    ends, stopped = processes_of({"one": program}, hear=lambda *row: heard.append(row))
+    assert ends == [("one", 4, "out of luck")]
+    assert heard == [("one", {"log": "x"})]
+    assert not stopped
 
 
-def test_a_wish_to_stop_is_passed_on():
+def test_so_many_run_at_a_time():
+    waits = "import sys; print('{}'); sys.stdin.read(); import time; time.sleep({})"
+    programs = {f"p{i}": waits.format("{}", 0.8 if i == 0 else 0.1) for i in range(3)}
+    ends, _ = processes_of(programs, jobs=2)
+    assert [name for name, *_ in ends] == ["p1", "p2", "p0"]  # while the first still runs
+    ends, _ = processes_of(programs, jobs=1)
+    assert [name for name, *_ in ends] == ["p0", "p1", "p2"]
+
+
+def test_a_wish_to_stop_is_passed_on_to_all_and_starts_no_more():
     program = """
-import signal, time
+import signal, sys, time
 def stop(number, frame):
-    print("error: heard", number, flush=True)
-    raise SystemExit(0)
+    print('{"heard": true}', flush=True)
+    sys.exit(0)
 signal.signal(signal.SIGTERM, stop)
-print("{}", flush=True)
+print('{"ready": true}', flush=True)
 time.sleep(60)
 """
+    heard = []
 
-    def hear(row):
-        os.kill(os.getpid(), signal.SIGTERM)
+    def hear(name, row):
+        heard.append((name, *row))
+        if len(heard) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    status, last = reproduce.run_process([sys.executable, "-c", program], hear)
-    assert (status, last) == (130, f"heard {int(signal.SIGTERM)}")
+    ends, stopped = processes_of(dict.fromkeys("abc", program), 2, hear)
+    assert stopped
+    assert ends == []
+    assert sorted(heard) == [("a", "heard"), ("a", "ready"), ("b", "heard"), ("b", "ready")]
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_progress_adds_up_what_is_left(capsys):
-    show = reproduce.Lines()
-    task = reproduce.Task(toy, (), "run", seconds=60.0)
-    hear = reproduce.progress(show, "[1/2] toy", task, 100.0)
-    hear({"log": "said to the log alone"})
-    hear({"stage": "plain 1/4", "done": 1, "units": 8, "text": "loss 1", "left": 20.0})
-    hear({"stage": "plain", "done": 0, "units": 8, "text": "", "left": None})
-    assert capsys.readouterr().out.splitlines() == [
-        "[1/2] toy plain 1/4  loss 1  20 s left, 2 min 00 s in all",
-        "[1/2] toy plain    1 min 00 s left, 2 min 40 s in all",
+def test_a_failure_here_leaves_nothing_running():
+    started = []
+
+    def hear(name, row):
+        started.append(row["pid"])
+        raise OSError("the terminal is gone")
+
+    program = "import os, time; print('{\"pid\": %d}' % os.getpid()); time.sleep(60)"
+    with pytest.raises(OSError, match="terminal"):
+        processes_of({"one": program}, hear=hear)
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
+
+
+def test_progress_adds_up_what_is_left(monkeypatch, capsys):
+    def pretend(commands, jobs, hear, ended):
+        next(commands)
+        hear("toy", {"log": "said to the log alone"})
+        hear("toy", {"stage": "plain 1/4", "text": "loss 1", "left": 20.0})
+        hear("toy", {"stage": "plain", "text": "", "left": None})
+        ended("toy", 0, "")
+        return False
+
+    monkeypatch.setattr(reproduce, "run_processes", pretend)
+    monkeypatch.setattr(reproduce, "command", lambda task, runs_dir: [])
+    other = types.SimpleNamespace(NAME="other")
+    tasks = [
+        reproduce.Task(toy, (), "run", seconds=60.0),
+        reproduce.Task(other, (), "run", seconds=100.0),
     ]
+    for jobs, in_all in ((1, "2 min 00 s"), (2, "1 min 00 s")):
+        assert reproduce.carry_out(tasks, Path("runs"), jobs) == ({}, False)
+        assert capsys.readouterr().out.splitlines()[2:] == [
+            f"[1/2] toy plain 1/4  loss 1  20 s left, {in_all} in all",
+            f"[1/2] toy plain    20 s left, {in_all} in all",
+            "[1/2] toy: done in 0 s",
+        ]
+
+
+@pytest.mark.parametrize(("arguments", "jobs"), [((), 1), (("--preset=quick",), 2),
+                                                 (("--preset=quick", "--jobs=1"), 1)])  # fmt: skip
+def test_quick_runs_two_at_a_time(arguments, jobs, monkeypatch):
+    monkeypatch.setattr(reproduce, "available_cpus", lambda: 8)
+    assert reproduce.jobs_of(reproduce.read_command(arguments)[0]) == jobs
 
 
 # ---------------------------------------------------------------------------- damage of all kinds
