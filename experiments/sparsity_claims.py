@@ -127,13 +127,23 @@ def at_match(record, name, arm):
 
 
 def at_pruned_match(record, name):
-    """Value [S] of the L2 model that stands most cutting, over strengths, rates and levels."""
-    flat = {
-        n: record[f"pruned_{n}"].values.reshape(record.sizes["seed"], -1)
-        for n in {"zero_share", "tune_error", name}
-    }
-    place = sparsest(flat["zero_share"], flat["tune_error"], limit(record))
-    return taken(flat[name], place)
+    """Value [S] of the L2 model chosen, its smallest weights cut as far as it still matches.
+
+    Only the levels are searched: the sparsest of all models at all levels would be one that the
+    tuning images let through by luck, and no match elsewhere.
+    """
+    own = sparsest(
+        of_arm(record, "zero_share", "network_l2"), of_arm(record, "tune_error", "network_l2"),
+        limit(record),
+    )  # fmt: skip
+
+    def of_chosen(n):
+        values = record[f"pruned_{n}"].values.astype(float)
+        rows = np.take_along_axis(values, np.maximum(own, 0)[:, None, None], 1)[:, 0]
+        return np.where(own[:, None] >= 0, rows, np.nan)
+
+    level = sparsest(of_chosen("zero_share"), of_chosen("tune_error"), limit(record))
+    return taken(of_chosen(name), level)
 
 
 def l1_more_zeros(record):

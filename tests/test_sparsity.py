@@ -234,7 +234,8 @@ def example(seeds=20):
     f1 = np.zeros((2, seeds, 3))
     f1[0], f1[1] = (0.9, 0.7, 0.5), 0.25
     pruned = ("seed", "l2_condition", "level")
-    levels = np.broadcast_to([0.0, 0.55, 0.9], (seeds, 2, 3))
+    # The second L2 model, which is not the one chosen, would stand more cutting.
+    levels = np.broadcast_to([[0.0, 0.55, 0.9], [0.0, 0.59, 0.9]], (seeds, 2, 3))
     variables = {
         "zeros": (path, hit), "zeros_hit": (path, hit), "closed_zeros": (path, closed),
         "closed_error": (path, error), "cut_zeros": (path, np.full(size, 2)),
