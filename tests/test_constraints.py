@@ -1,7 +1,5 @@
 """`constraints` at toy size: its steps against NumPy, its statistics, claims, figures, settings."""
 
-import contextlib
-import io
 from pathlib import Path
 
 import jax
@@ -9,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
+from running import run_main
 
 from dlstudy.claims import judge
 from dlstudy.host import Layout, NullHost
@@ -30,10 +29,7 @@ ARMS = ["none", "column_0.5", "column_0.7", "column_9", "penalty_0.001", "penalt
 
 
 def main(*argv):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.main(constraints, [*TOY, *argv])
-    return status, out.getvalue(), err.getvalue()
+    return run_main(constraints, *TOY, *argv)
 
 
 @pytest.fixture(scope="module")
@@ -272,17 +268,6 @@ def test_verdicts_follow_the_record():
 
 
 # --- settings
-
-
-@pytest.mark.parametrize("preset", ["constraints", "constraints_quick", "constraints_full"])
-def test_presets_can_be_planned(preset, capsys):
-    assert cli.main(constraints, [f"--flagfile={FLAGS / preset}.txt", "--dry_run"]) == 0
-    assert "in all" in capsys.readouterr().out
-
-
-def test_the_defaults_are_those_of_the_flagfile():
-    (config,), _ = flagging.parse([f"--flagfile={FLAGS / 'constraints.txt'}"], constraints.Config)
-    assert config == constraints.Config()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """`early_stopping` at toy size: its record against the book's loops, claims, figures, settings."""
 
 import contextlib
-import io
 import json
 from pathlib import Path
 
@@ -10,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
+from running import run_main
 
 from dlstudy.claims import judge
 from dlstudy.host import Layout, NullHost
-from experiments import cli, early_stopping, flagging
+from experiments import cli, early_stopping
 from experiments import early_stopping_claims as claims
 from experiments import early_stopping_record as records
 from experiments.early_stopping_runs import Study, batches
@@ -30,10 +30,7 @@ NAMES = ("curves", "algorithms", "arms", "cost", "patience", "peeking", "tuning"
 
 
 def main(*argv):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.main(early_stopping, [*TOY, *argv])
-    return status, out.getvalue(), err.getvalue()
+    return run_main(early_stopping, *TOY, *argv)
 
 
 @pytest.fixture(scope="module")
@@ -328,21 +325,6 @@ def test_every_claim_names_a_figure_of_its_own():
     for claim in singles:
         for one in (claim, claim.control):
             assert one is None or one.figure in NAMES
-
-
-@pytest.mark.parametrize(
-    "preset", ["early_stopping", "early_stopping_quick", "early_stopping_full"]
-)
-def test_presets_can_be_planned(preset, capsys):
-    assert cli.main(early_stopping, [f"--flagfile={FLAGS / preset}.txt", "--dry_run"]) == 0
-    assert "in all" in capsys.readouterr().out
-
-
-def test_the_defaults_are_those_of_the_flagfile():
-    (config,), _ = flagging.parse(
-        [f"--flagfile={FLAGS / 'early_stopping.txt'}"], early_stopping.Config
-    )
-    assert config == early_stopping.Config()
 
 
 @pytest.mark.parametrize(

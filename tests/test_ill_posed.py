@@ -1,7 +1,6 @@
 """`ill_posed`: its algebra and its flow against closed forms, its claims, figures and settings."""
 
 import contextlib
-import io
 import json
 from pathlib import Path
 
@@ -14,12 +13,13 @@ import pytest
 import scipy.integrate
 import scipy.optimize
 import xarray
+from running import run_main
 from scipy.special import expit, wrightomega
 
 from dlstudy import sweep
 from dlstudy.claims import judge
 from dlstudy.host import Layout, NullHost
-from experiments import cli, flagging, ill_posed
+from experiments import cli, ill_posed
 from experiments import ill_posed_claims as claims
 from experiments import ill_posed_flow as flow
 from experiments import ill_posed_problems as problems
@@ -38,10 +38,7 @@ TOY = (
 
 
 def main(*argv):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.main(ill_posed, [*TOY, *argv])
-    return status, out.getvalue(), err.getvalue()
+    return run_main(ill_posed, *TOY, *argv)
 
 
 @pytest.fixture(scope="module")
@@ -494,17 +491,6 @@ def test_verdicts_follow_the_record():
 
 
 # --- settings
-
-
-@pytest.mark.parametrize("preset", ["ill_posed", "ill_posed_quick", "ill_posed_full"])
-def test_presets_can_be_planned(preset, capsys):
-    assert cli.main(ill_posed, [f"--flagfile={FLAGS / preset}.txt", "--dry_run"]) == 0
-    assert "in all" in capsys.readouterr().out
-
-
-def test_the_defaults_are_those_of_the_flagfile():
-    (config,), _ = flagging.parse([f"--flagfile={FLAGS / 'ill_posed.txt'}"], ill_posed.Config)
-    assert config == ill_posed.Config()
 
 
 def test_the_ridges_and_log_times_are_as_asked():

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
+from running import run_main
 
 from dlstudy import data, losses, models, records, sweep, tfds_sets
 from dlstudy.claims import judge
@@ -43,10 +44,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 def main(*argv):
     """Runs the command; returns its exit status and what it printed."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.main(mnist_gradnorm, [*TOY, *argv])
-    return status, out.getvalue(), err.getvalue()
+    return run_main(mnist_gradnorm, *TOY, *argv)
 
 
 def run_in(folder, *argv):
@@ -437,27 +435,12 @@ def settings_of(path):
     return config
 
 
-def test_the_defaults_are_those_of_the_flagfile():
-    path = FLAGS / "mnist_gradnorm.txt"
-    assert settings_of(path) == mnist_gradnorm.Config()
-    named = {line.split("=")[0][2:] for line in path.read_text().splitlines() if line[:2] == "--"}
-    shared = {f.name for f in flagging.flags_of(mnist_gradnorm.Config) if not f.about["local"]}
-    assert named == shared
-
-
 @pytest.mark.parametrize("name", ["mnist_gradnorm", "mnist_gradnorm_quick", "mnist_gradnorm_full"])
-def test_presets_can_be_planned(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_presets_train_every_arm(name):
     config = settings_of(FLAGS / f"{name}.txt")
     stages = mnist_gradnorm.stages(config)
     assert list(stages) == ["main", "label_noise", "rates", "capped", "heads"]
     assert stages["main"] == range(config.epochs + 1)
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        flagfile = f"--flagfile={FLAGS / name}.txt"
-        assert cli.main(mnist_gradnorm, [flagfile, "--dry_run"]) == 0
-    assert "min" in out.getvalue() or " s" in out.getvalue()
-    assert not list(tmp_path.iterdir())
 
 
 def planned(argv, cores, monkeypatch):

@@ -1,7 +1,6 @@
 """`relu_regions` at toy size: its record against brute force, its claims, figures and settings."""
 
 import contextlib
-import io
 import json
 import subprocess
 import sys
@@ -12,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
+from running import run_main
 
 from dlstudy import data, models, patterns, plots, regions
 from dlstudy.claims import judge
 from dlstudy.host import Layout, NullHost
-from experiments import cli, flagging, relu_regions
+from experiments import cli, relu_regions
 from experiments import relu_regions_claims as claims
 from experiments import relu_regions_record as records
 from experiments.relu_regions_runs import Arm, Convergence, Study
@@ -32,10 +32,7 @@ TOY = (
 
 
 def main(*argv):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.main(relu_regions, [*TOY, *argv])
-    return status, out.getvalue(), err.getvalue()
+    return run_main(relu_regions, *TOY, *argv)
 
 
 @pytest.fixture(scope="module")
@@ -352,17 +349,6 @@ def test_an_mlp_starts_as_it_says():
     out, taps = model.apply({"params": params}, jnp.ones((4, 3)))
     assert out.shape == (4, 2)
     assert patterns.layer_sizes(taps) == (50, 40)
-
-
-@pytest.mark.parametrize("preset", ["relu_regions", "relu_regions_quick", "relu_regions_full"])
-def test_presets_can_be_planned(preset, capsys):
-    assert cli.main(relu_regions, [f"--flagfile={FLAGS / preset}.txt", "--dry_run"]) == 0
-    assert "in all" in capsys.readouterr().out
-
-
-def test_the_defaults_are_those_of_the_flagfile():
-    (config,), _ = flagging.parse([f"--flagfile={FLAGS / 'relu_regions.txt'}"], relu_regions.Config)
-    assert config == relu_regions.Config()
 
 
 @pytest.mark.parametrize(

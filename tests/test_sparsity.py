@@ -1,7 +1,5 @@
 """`sparsity` at toy size: its record against the closed form, its claims, figures and settings."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
@@ -10,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
+from running import run_main
 
 from dlstudy.claims import judge
 from dlstudy.host import Layout, NullHost
-from experiments import cli, flagging, sparsity
+from experiments import cli, sparsity
 from experiments import sparsity_claims as claims
 from experiments import sparsity_record as records
 from experiments import sparsity_runs as runs
@@ -32,10 +31,7 @@ TOY = (
 
 
 def main(*argv):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.main(sparsity, [*TOY, *argv])
-    return status, out.getvalue(), err.getvalue()
+    return run_main(sparsity, *TOY, *argv)
 
 
 @pytest.fixture(scope="module")
@@ -340,17 +336,6 @@ def test_figures_bear_networks_that_diverged_or_do_not_match(record):
     for name in ("train_loss", "tune_error", "test_error"):
         broken[name] = broken[name] * np.nan
     assert len(list(sparsity.figures(broken))) == 7
-
-
-@pytest.mark.parametrize("preset", ["sparsity", "sparsity_quick", "sparsity_full"])
-def test_presets_can_be_planned(preset, capsys):
-    assert cli.main(sparsity, [f"--flagfile={FLAGS / preset}.txt", "--dry_run"]) == 0
-    assert "in all" in capsys.readouterr().out
-
-
-def test_the_defaults_are_those_of_the_flagfile():
-    (config,), _ = flagging.parse([f"--flagfile={FLAGS / 'sparsity.txt'}"], sparsity.Config)
-    assert config == sparsity.Config()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """`weight_decay`: the algebra of decay and of stopped descent, and the experiment at toy size."""
 
-import contextlib
-import io
 from pathlib import Path
 
 import jax
@@ -14,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import adam
 from oracles.precision import in_float64
+from running import run_main
 
 from dlstudy import optimizers
 from dlstudy.claims import judge
@@ -36,10 +35,7 @@ TOY = (
 
 
 def main(*argv):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.main(weight_decay, [*TOY, *argv])
-    return status, out.getvalue(), err.getvalue()
+    return run_main(weight_decay, *TOY, *argv)
 
 
 @pytest.fixture(scope="module")
@@ -436,17 +432,6 @@ def test_a_run_that_explodes_is_named_and_drawn(record):
     assert [name for name, _ in weight_decay.figures(broken)]
     verdicts = {v.id: v.verdict for v in judge(weight_decay.CLAIMS, broken)}
     assert verdicts["1.1d1"] == verdicts["1.1a4"] == verdicts["1.1b4"] == "inconclusive"
-
-
-@pytest.mark.parametrize("preset", ["weight_decay", "weight_decay_quick", "weight_decay_full"])
-def test_presets_can_be_planned(preset, capsys):
-    assert cli.main(weight_decay, [f"--flagfile={FLAGS / preset}.txt", "--dry_run"]) == 0
-    assert "in all" in capsys.readouterr().out
-
-
-def test_the_defaults_are_those_of_the_flagfile():
-    (config,), _ = flagging.parse([f"--flagfile={FLAGS / 'weight_decay.txt'}"], weight_decay.Config)
-    assert config == weight_decay.Config()
 
 
 @pytest.mark.parametrize(
