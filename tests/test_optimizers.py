@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from oracles import adam
 from oracles.precision import in_float64
 
 from dlstudy import optimizers
 from dlstudy.errors import UserError
+from experiments import adaptive_reference
 
 
 def changes(name, gradients, rate, **settings):
@@ -32,25 +32,107 @@ def changes(name, gradients, rate, **settings):
     return np.asarray(found), state
 
 
-@in_float64
-def test_adam_is_the_books_step_by_step():
-    rng = np.random.default_rng(0)
-    gradients = rng.normal(size=(100, 5)) * 10.0 ** np.arange(-6, 4, 2)
-    found, _ = changes("adam", gradients, 0.01)
-    np.testing.assert_allclose(found, adam.steps(gradients, 0.01), rtol=1e-12)
+# --- conformance
+
+RATES = 0.02 * 0.97 ** np.arange(100)  # a schedule: where the rate enters matters
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum"])
+def noisy_gradient(t, theta):
+    """A gradient that depends on the point, over eight decades, and is 0 for one parameter."""
+    size = 10.0 ** np.arange(-5, 4, 2)
+    drift = np.minimum(size, 1) * theta[:-1]  # stable, or rounding would grow with the path
+    return np.append(drift + size * np.sin(1.3 * t + np.arange(5)), 0)
+
+
+@pytest.mark.parametrize("constants", [{}, "others"])
+@pytest.mark.parametrize("name", optimizers.NAMES)
 @in_float64
-def test_descent_and_heavy_ball_are_the_books(name):
-    gradients = np.random.default_rng(0).normal(size=(30, 4))
-    alpha = 0.8 if name == "momentum" else 0.0
-    velocity, expected = np.zeros(4), []
-    for g in gradients:  # algorithm 8.2
-        velocity = alpha * velocity - 0.05 * g
-        expected.append(velocity)
-    found, _ = changes(name, gradients, 0.05, momentum=0.8)
+def test_a_hundred_steps_are_those_of_the_formula(name, constants):
+    others = {
+        "adagrad": {"delta": 1e-3}, "rmsprop": {"rho": 0.5, "delta": 1e-3},
+        "rmsprop_nesterov": {"rho": 0.99, "alpha": 0.5}, "momentum": {"alpha": 0.0},
+        "nesterov": {"alpha": 0.99}, "averaged_momentum": {"beta": 0.5},
+    }  # fmt: skip
+    adams = {"rho1": 0.5, "rho2": 0.9, "delta": 1e-3}
+    if constants:
+        constants = others.get(name, adams if "adam" in name or name == "amsgrad" else {})
+    theta = np.linspace(-1, 1, 6)
+    schedule = jnp.asarray(RATES)
+    optimizer = optimizers.standard_promotion(
+        getattr(optimizers, name)(lambda count: schedule[count], **constants)
+    )
+    alpha = constants.get("alpha", 0.9)
+    looks_ahead = "nesterov" in name
+    params, state, found = jnp.asarray(theta), optimizer.init(jnp.asarray(theta)), [theta]
+    update = jax.jit(optimizer.update)
+    for t in range(len(RATES)):
+        change, state = update(jnp.asarray(noisy_gradient(t, np.asarray(params))), state)
+        params = params + change
+        point = optimizers.nesterov_point(params, state, alpha) if looks_ahead else params
+        found.append(np.asarray(point))
+    changes = adaptive_reference.BY_NAME[name](noisy_gradient, theta, RATES, **constants)
+    expected = theta + np.cumsum(changes, 0)
+    np.testing.assert_allclose(found[1:], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", optimizers.NAMES)
+@in_float64
+def test_by_name_with_a_momentum(name):
+    gradients = np.random.default_rng(1).normal(size=(10, 3))
+    found, _ = changes(name, gradients, 0.1, momentum=0.7)
+    if "nesterov" in name:
+        return  # checked above, at the point theta
+    named = {"momentum": {"alpha": 0.7}, "averaged_momentum": {"beta": 0.7}}.get(name, {})
+    expected = adaptive_reference.BY_NAME[name](
+        lambda t, theta: gradients[t], np.zeros(3), np.full(10, 0.1), **named
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_rate_of_algorithm_8_1_falls_in_a_line_and_stays(wide):
+    with jax.enable_x64(wide):
+        schedule = optimizers.linear_decay(0.5, 0.005, 40)
+        found = jax.jit(jax.vmap(schedule))(jnp.arange(60))
+        assert found.dtype == (jnp.float64 if wide else jnp.float32)
+        expected = adaptive_reference.linear_decay(0.5, 0.005, 40, 60)
+        np.testing.assert_allclose(found, expected, rtol=1e-12 if wide else 1e-5)
+    np.testing.assert_allclose(expected[[0, 39, 59]], [0.5 - 0.495 / 40, 0.005, 0.005])
+
+
+@in_float64
+def test_averaged_momentum_is_the_books_at_a_tenth_of_the_rate():
+    gradients = np.random.default_rng(2).normal(size=(50, 4))
+    averaged, _ = changes("averaged_momentum", gradients, 0.3)
+    plain, _ = changes("momentum", gradients, 0.03)
+    np.testing.assert_allclose(averaged, plain, rtol=1e-12)
+
+
+@in_float64
+def test_a_diverged_gradient_stays_visible():
+    found, _ = changes("rmsprop_nesterov", np.array([[0.0, np.nan, np.inf]]), 0.1)
+    assert found[0, 0] == 0
+    assert np.isnan(found[0, 1:]).all()
+
+
+@in_float64
+def test_the_first_step_without_bias_correction_is_3_162_times_as_long_and_6_57_at_step_12():
+    gradients = np.ones((100, 1))
+    ratio = (changes("adam_uncorrected", gradients, 1.0)[0] / changes("adam", gradients, 1.0)[0])[
+        :, 0
+    ]
+    np.testing.assert_allclose(ratio[0], 0.1 / np.sqrt(0.001), rtol=1e-6)
+    assert ratio.argmax() == 11
+    assert ratio.max() == pytest.approx(6.57, abs=0.005)
+
+
+@in_float64
+def test_adagrads_step_falls_with_the_root_of_time_and_rmsprops_settles():
+    gradients = np.full((400, 1), 1e-3)
+    shrinking = -changes("adagrad", gradients, 1.0, delta=0.0)[0][:, 0]
+    np.testing.assert_allclose(shrinking, np.arange(1, 401) ** -0.5, rtol=1e-12)
+    settling = -changes("rmsprop", np.ones((400, 1)), 1.0, delta=0.0)[0][:, 0]
+    np.testing.assert_allclose(settling[[0, -1]], [10**0.5, 1], rtol=1e-12)
 
 
 # --- how far Adam can step (the rate is 1 below)
@@ -114,7 +196,8 @@ def test_the_preconditioner_is_the_root_of_the_corrected_second_moment(steps):
     gradients = np.random.default_rng(0).normal(size=(steps, 4)) * [1e-6, 1e-3, 1, 1e3]
     found, state = changes("adam", gradients, 0.1)
     preconditioner = optimizers.adam_preconditioner(state)
-    expected = np.sqrt(adam.second_moment(gradients)) + 1e-8
+    weights = 0.999 ** np.arange(steps)[::-1]  # the corrected moment is a plain weighted mean
+    expected = np.sqrt(weights @ np.square(gradients) / weights.sum()) + 1e-8
     np.testing.assert_allclose(preconditioner, expected, rtol=1e-11)
     # Adam's step is the rate times the corrected first moment over it.
     first = optax.tree.get(state, "mu") / (1 - 0.9**steps)
@@ -188,7 +271,8 @@ def test_a_zero_gradient_moves_nothing():
 
 
 def test_an_unknown_name():
-    with pytest.raises(UserError, match="--optimizer=adamw: must be one of adam, sgd, momentum"):
+    listed = ", ".join((*optimizers.NAMES, "capped"))
+    with pytest.raises(UserError, match=f"--optimizer=adamw: must be one of {listed}"):
         optimizers.make("adamw", 0.1)
 
 
