@@ -67,7 +67,7 @@ def test_no_trials_are_refused():
 
 
 def test_the_band_holds_the_mean_and_narrows():
-    curves = np.random.default_rng(1).normal(size=(400, 3)) + [0, 5, 9]
+    curves = np.random.default_rng(1).normal([0, 5, 9], size=(400, 3))
     few, many = search.band(curves[:20]), search.band(curves)
     assert np.all((many[0] < curves.mean(0)) & (curves.mean(0) < many[1]))
     assert np.all(np.diff(many, axis=0) < np.diff(few, axis=0))
