@@ -319,7 +319,8 @@ CLAIMS = (
     ),
     _claim(
         "2.2e", "Momentum 0.9 at a tenth of gradient descent's best rate gains on it",
-        gain_on_tenth, "above", 1.0, _HALF, unit="octaves", arms=("gd_tenth", "momentum_tenth"), figure="rates",
+        gain_on_tenth, "above", 1.0, _HALF, unit="octaves", arms=("gd_tenth", "momentum_tenth"),
+        figure="rates",
         trap="untuned gradient descent: the same gain is had by a rate ten times as large",
         condition="if that has the tenth too",
         control=_claim(

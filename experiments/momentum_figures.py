@@ -72,18 +72,21 @@ def paths(record):
 
     made, axes = plots.figure(3, 1, 4.2, 4.2)
     hessian = record["plane_hessian"].values[0]
-    line = np.linspace(-0.9, 0.9, 200)
+    shown = ("gd", "heavy_ball", "nesterov")
+    farthest = np.abs(record["plane_path"].sel(way=list(shown)).values[:, 0])
+    size = 1.05 * min(np.nanmax(farthest, initial=0.5), 3.0)
+    line = np.linspace(-size, size, 200)
     grid = np.stack(np.meshgrid(line, line), -1)
     level = 0.5 * np.einsum("...i,ij,...j", grid, hessian, grid)
-    for i, (axis, way) in enumerate(zip(axes, ("gd", "heavy_ball", "nesterov"), strict=True)):
+    for i, (axis, way) in enumerate(zip(axes, shown, strict=True)):
         points = record["plane_path"].sel(way=way).values[0]
         axis.contour(line, line, np.sqrt(np.maximum(level, 0)), 12, colors="0.75", linewidths=0.7)
         look = plots.style(i) | {"linestyle": "-"}
         axis.plot(*points.T, marker="o", markersize=3, linewidth=1.2, **look)
         axis.plot(0, 0, "*", color="black", markersize=9)
-        axis.set(aspect="equal", xlim=(-0.9, 0.9), ylim=(-0.9, 0.9))
-        size = np.linalg.norm(points, axis=1)
-        end = f"{size[-1] / size[0]:.2g}" if np.isfinite(size[-1]) else "an unknown part"
+        axis.set(aspect="equal", xlim=(-size, size), ylim=(-size, size))
+        away = np.linalg.norm(points, axis=1)
+        end = f"{away[-1] / away[0]:.2g}" if np.isfinite(away[-1]) else "an unknown part"
         title = f"{words_of(record, way).capitalize()}:\n{end} of the way left"
         plots.labels(axis, title, "θ₁ (no unit)", "θ₂ (no unit)", legend=False)
     first = record["seed"].values[0]
@@ -125,6 +128,7 @@ def rates(record):
                          singles=False, marker="o")  # fmt: skip
     for axis in (left, right):
         _logarithmic(axis)
+    right.set_ylim(top=20 * right.get_ylim()[1])  # room for the legend
     middle, part = claims.middle(record), float(record.attrs["target"])
     steps = lambda way: _median(claims.steps_of(record, way), "{:.0f}")  # noqa: E731
     title = (
@@ -191,7 +195,7 @@ def noise(record):
                  "noise (1: descent at 1/L ends at the target)",
                  f"steps to {target:g} of the expected cost")  # fmt: skip
     title = (
-        f"Momentum saves {_times(claims.exact_gain(record))} without noise, "
+        f"Descent takes {_times(claims.exact_gain(record))} momentum's steps without noise, "
         f"{_times(claims.noisy_gain(record))} with {amounts[-1]:g}"
     )
     plots.labels(right, title, "noise (1: descent at 1/L ends at the target)", "ratio of steps")
@@ -257,8 +261,8 @@ def network(record):
         gain = {"whole": claims.whole_gain, "batches": claims.batches_gain}[batch](record)
         _logarithmic(top)
         _logarithmic(below, "y")
-        plots.labels(top, f"{label.capitalize()}: momentum saves {_times(gain)}", "learning rate",
-                     f"steps to a training loss of {target:g} nat")  # fmt: skip
+        plots.labels(top, f"{label.capitalize()}: SGD takes {_times(gain)} momentum's steps",
+                     "learning rate", f"steps to a training loss of {target:g} nat")  # fmt: skip
         plots.reference(below, target, "the target")
         pair = [_median(claims.network_steps(record, batch, o)) for o in ("sgd", "momentum")]
         plots.labels(below, f"Median steps to the target: {pair[0]} and {pair[1]}", "step",
