@@ -146,13 +146,75 @@ def make_trainer(
 
     def epoch(state: TrainState, key: jax.Array, data) -> tuple[TrainState, Metrics]:
         """One pass over `data` in an order drawn from `key` and the step number."""
-        examples = jax.tree.leaves(data)[0].shape[0]
-        steps = examples // batch_size
-        order = jax.random.permutation(jax.random.fold_in(key, state.step), examples)
-        batches = order[: steps * batch_size].reshape(steps, batch_size)
-        return jax.lax.scan(
-            lambda s, rows: step(s, jax.tree.map(lambda a: a[rows], data)), state, batches
+        return _scan(step, state, data, batch_size, jax.random.fold_in(key, state.step))
+
+    return Trainer(init, step, epoch)
+
+
+def _scan(step, state, data, batch_size: int, key, order=jax.random.permutation):
+    """`step(state, batch)` over the batches of one pass; the last partial batch is dropped."""
+    examples = jax.tree.leaves(data)[0].shape[0]
+    steps = examples // batch_size
+    batches = order(key, examples)[: steps * batch_size].reshape(steps, batch_size)
+    return jax.lax.scan(
+        lambda s, rows: step(s, jax.tree.map(lambda a: a[rows], data)), state, batches
+    )
+
+
+class NoisyState(NamedTuple):
+    """Everything a step changes, for networks with dropout or batch normalisation."""
+
+    params: object  # tree of float32 arrays
+    opt_state: object  # the optimizer's tree
+    statistics: object  # running statistics, a tree as in `normalization`; () without
+    step: jax.Array  # int32[], updates done
+
+
+def make_noisy_trainer(
+    init_params: Callable,
+    loss: Callable,
+    optimizer: optax.GradientTransformationExtraArgs,
+    batch_size: int,
+    *,
+    statistics: object = (),
+    order: Callable = jax.random.permutation,
+) -> Trainer:
+    """A trainer for one seed of a network with dropout or batch normalisation.
+
+    A step sees its batch as a whole, as batch statistics must, and measures its loss alone: the
+    loss of the network that was drawn for it, dropout and batch statistics included.
+
+    Args:
+      init_params: key -> parameters.
+      loss: (params, statistics, batch, key) -> (mean loss of the batch, statistics after it); the
+        key is another one in each step.
+      optimizer: an Optax transformation.
+      batch_size: the last partial batch of an epoch is dropped.
+      statistics: the running statistics before training, see `normalization.initial`.
+      order: (key, N) -> int[N], the order of the examples in an epoch.
+
+    Returns:
+      `init(key) -> NoisyState`, `step(state, key, batch) -> (state, loss)` and
+      `epoch(state, key, data) -> (state, losses[T])`; the key of a step is drawn from `key` and
+      the step number.
+    """
+
+    def init(key):
+        params = init_params(key)
+        return NoisyState(params, optimizer.init(params), statistics, jnp.int32(0))
+
+    def step(state: NoisyState, key: jax.Array, batch) -> tuple[NoisyState, jax.Array]:
+        own = jax.random.fold_in(jax.random.fold_in(key, state.step), 1)
+        (value, seen), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.params, state.statistics, batch, own
         )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        after = jax.tree.map(jnp.add, state.params, updates)
+        return NoisyState(after, opt_state, seen, state.step + 1), value
+
+    def epoch(state: NoisyState, key: jax.Array, data) -> tuple[NoisyState, jax.Array]:
+        first = jax.random.fold_in(key, state.step)
+        return _scan(lambda s, b: step(s, key, b), state, data, batch_size, first, order)
 
     return Trainer(init, step, epoch)
 
