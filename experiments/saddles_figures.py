@@ -71,28 +71,29 @@ def saddle(record):
     title = f"Slope over ln(1/sigma) {_median(1 + slope, '{:.4f}')} of 1 / ln(1 + rate x curvature)"
     plots.labels(left, title, "standard deviation of the noise",
                  "mean steps to leave x ln(1 + rate x curvature)")  # fmt: skip
-    most = int(record.attrs["saddle_steps"])
+    sigmas = record["sigma"].values
     left_at = record["saddle_left"].transpose("sigma", "walker", "seed").values
-    rows = [
-        (f"sigma = {value:g}", at.ravel())
-        for value, at in zip(record["sigma"].values, left_at, strict=True)
-    ]
+    picked = [0, 1, (len(sigmas) + 1) // 2, len(sigmas) - 1]
+    rows = [(f"on the saddle, sigma {sigmas[i]:g}", left_at[i]) for i in picked]
     rows += [
-        (f"ridge, axes {words}", record["ridge_left"].sel(axes=axes).values)
+        (f"on the ridge, axes {words}, sigma 0", record["ridge_left"].sel(axes=axes).values[None])
         for axes, words in (("along", "along it"), ("turned", "turned"))
     ]
-    steps = np.arange(most + 1)
+    end = float(record.attrs["saddle_steps"]) * np.nanmin(growth, initial=np.inf)
+    times = np.linspace(0, min(end, 60.0), 400)
     for i, (label, at) in enumerate(rows):
-        at = np.sort(np.where(np.isnan(at), np.inf, at))
-        share = 100 * np.searchsorted(at, steps, "right") / max(len(at), 1)
-        right.plot(steps, share, label=label, linewidth=1.6, **plots.style(i))
-    right.set_ylim(-3, 103)
+        at = np.sort(np.where(np.isnan(at), np.inf, at * growth[None]).ravel())
+        share = 100 * np.searchsorted(at, times, "right") / max(len(at), 1)
+        right.plot(times, share, label=label, linewidth=1.6, **plots.style(i))
+    right.set(xlim=(0, 1.5 * times[-1]), ylim=(-3, 103))  # room for the legend
     along, turned = claims.ridge_along(record), claims.ridge_turned(record)
     title = (
         f"Without noise {_percent(along)} leave the ridge, {_percent(turned)} once its axes are\n"
         f"turned: rounding; at the least noise {_percent(claims.saddle_share(record))}"
     )
-    plots.labels(right, title, "step", "runs that have left (%)")
+    plots.labels(right, title, "step x ln(1 + rate x curvature)",
+                 "runs that have left (%)")  # fmt: skip
+    right.legend(frameon=False, fontsize=8, loc="center right")
     made.supxlabel(
         f"left: {_seeds(record)}, each the mean of {record.sizes['walker']} walkers; right: all of "
         "them; the ridge: one run a seed, without noise", fontsize=8,
@@ -124,8 +125,9 @@ def well(record):
     for i, (name, label) in enumerate((
         ("well_share", f"in {given} steps"), ("well_ever", f"in {record.attrs['well_steps']} steps")
     )):  # fmt: skip
-        shares = 100 * record[name].transpose("seed", "well_noise").values
-        plots.seeds_over(right, record["well_noise"].values, shares, label, i, marker="os"[i])
+        shares = 100 * record.sortby("well_noise")[name].transpose("seed", "well_noise").values
+        plots.seeds_over(right, np.sort(record["well_noise"].values), shares, label, i,
+                         marker="os"[i])  # fmt: skip
     exact = record["well_exact"].transpose("barrier", "seed").values
     theory = 100 * np.nanmedian(-np.expm1(-given / exact), 1)
     right.plot(1 / barrier, theory, color="0.35", linewidth=1.2, linestyle=(0, (4, 3)),
@@ -158,7 +160,8 @@ def plateau(record):
               label="1 - alphaᵗ")  # fmt: skip
     plots.reference(left, 1.0, "gradient descent")
     ends = [_median(record["speed"].sel(form=form).values[:, -1]) for form in ("book", "source")]
-    plots.labels(left, f"On a constant slope {ends[0]} times the speed; the source's form {ends[1]}",
+    title = f"On a constant slope {ends[0]} times the speed; the source's form {ends[1]}"
+    plots.labels(left, title,
                  "step", "step size / gradient descent's")  # fmt: skip
     count = record.sizes["seed"]
     aside = np.linspace(-0.12, 0.12, count) if count > 1 else np.zeros(1)
@@ -204,8 +207,8 @@ def symmetric(record):
     _logarithmic(right, "x")
     ends = [_median(of) for of in (claims.units_by_batches(record), claims.units_by_noise(record))]
     title = (
-        f"At the end {ends[0]} apart by minibatches, {ends[1]} by\nnoise of {noises[-1]:g} on "
-        "every weight; without it units never part"
+        f"At the end units are {ends[0]} apart by minibatches,\n{ends[1]} by noise of "
+        f"{noises[-1]:g} on every weight"
     )
     plots.labels(right, title, "standard deviation of noise on every weight",
                  f"steps until units differ by {claims.APART:g}")  # fmt: skip
@@ -231,10 +234,11 @@ def small(record):
         found = [claims.small_left(record, size, start, noisy)
                  for size, noisy in (("whole", 0), ("batches", 0), ("whole", 1))]  # fmt: skip
         whole, batches, noise = (
-            f"after {_median(at, '{:.0f}')}" if np.isfinite(at).any() else "never" for at in found
+            f"step {_median(at, '{:.0f}')}" if np.isfinite(at).any() else "never" for at in found
         )
         title = (
-            f"{label.capitalize()}: whole set leaves {whole},\nminibatches {batches}, noise {noise}"
+            f"{label.capitalize()}, left by the whole set: {whole};\n"
+            f"by minibatches: {batches}; by noise on every weight: {noise}"
         )
         plots.labels(axis, title, "step", "loss (nat)")
     made.supxlabel(f"{_seeds(record)}; {SIZES['batches']} of {record.attrs['batch_size']} images; "
