@@ -848,6 +848,17 @@ def test_the_table_shows_the_p_of_the_verdict_beside_the_adjusted_one():
     assert "0.3010" not in drawn
 
 
+def test_the_table_shows_the_other_reading_below_its_claim():
+    book = claim(id="1", reading="book", statistic=lambda r: -r["x"])
+    drawn = draw(
+        judge([claim(id="1", reading="source", other_reading=book)], record(np.ones(8))), 80
+    )
+    rows = drawn.splitlines()
+    at = next(i for i, row in enumerate(rows) if "as the book has it" in row)
+    assert "✗ refuted" in rows[at]
+    assert any("✓ supported" in row for row in rows[:at])
+
+
 def test_the_table_says_what_support_takes_unless_the_claim_is_refuted():
     x = np.arange(1.0, 9.0)
     drawn = draw(judge([claim(id="1", threshold=30.0)], record(x)), 80)

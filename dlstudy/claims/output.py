@@ -39,7 +39,8 @@ _LOOKS = {  # symbol and word tell verdicts apart; colour only helps
 
 
 def table(verdicts: Iterable[Verdict]) -> Table:
-    """Verdicts as a table for a terminal of 80 or more columns; controls follow their claim."""
+    """Verdicts as a table for a terminal of 80 or more columns; controls and other readings
+    follow their claim."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -58,6 +59,9 @@ def table(verdicts: Iterable[Verdict]) -> Table:
         if verdict.control:
             arm = Text(f"  control: {verdict.control.arm}", style="italic")
             rows.add_row(*_row(verdict.control, arm, []))
+        if verdict.other_reading:
+            words = Text(f"  as the {verdict.other_reading.reading} has it", style="italic")
+            rows.add_row(*_row(verdict.other_reading, words, [verdict.other_reading.measures]))
     rows.caption = (
         "effect: median over seeds, share of seeds, or the worst value. seeds: on the claimed side "
         "of those judged, and how many support it. p: one-sided, of the verdict's side; Holm: "
