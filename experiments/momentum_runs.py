@@ -24,8 +24,7 @@ def run(config, data: Data, host: Host):
     seeds = list(host.seeds(config.num_seeds))
     study = Study(config, data, host, seeds)
     with jax.enable_x64(True):
-        rows = {"quadratics": study.run_quadratics(), "noise": study.run_noise(),
-                "forms": study.run_forms()}  # fmt: skip
+        rows = study.run_quadratics()
     return records.assemble(config, seeds, rows | study.run_network())
 
 
@@ -52,28 +51,32 @@ class Study:
         self.train, self.tune = jax.device_put((flat(data.train), flat(data.tune)))
         self.model = models.MLP(config.widths, data.classes)
 
-    def once(self, name, function, headline):
-        """A stage of one unit: a program over seeds."""
+    def once(self, name, function, headline, *arguments):
+        """A stage of one unit: a program over seeds, on their arguments."""
         program = sweep.over_seeds(function, self.host.layout)
         (row,) = run_stage(
-            self.host, name, 1, lambda: (), lambda unit, state: (state, program(self.keys)),
+            self.host, name, 1, lambda: (), lambda unit, state: (state, program(*arguments)),
             headline,
         )  # fmt: skip
         return row
 
     # -- quadratics
 
-    def problem(self, key, dimensions: int | None = None) -> quadratics.Quadratic:
-        return quadratics.draw(jax.random.fold_in(key, 0), dimensions or self.config.dimensions)
+    def problems(self, key) -> tuple[quadratics.Quadratic, quadratics.Quadratic]:
+        """A seed's problem in all dimensions, and one in a plane."""
+        keys = jax.random.split(jax.random.fold_in(key, 0))
+        plane = quadratics.draw(keys[1], 2)
+        # As far across the valley as along it, so that all seeds show the same.
+        plane = plane._replace(start=jnp.sign(plane.start) * 2**-0.5)
+        return quadratics.draw(keys[0], self.config.dimensions), plane
 
-    def quadratics(self, key):
+    def quadratics(self, problem, plane):
         """All methods on all condition numbers of one seed, [methods, kappas]; paths in a plane."""
         config = self.config
         kappas = jnp.array(config.kappas)
         each = [quadratics.methods(kappa, config.alpha) for kappa in config.kappas]
         methods = [stack(of[name] for of in each) for name in records.METHODS]
         methods = quadratics.Method(*(np.stack(values) for values in zip(*methods, strict=True)))
-        problem = self.problem(key)
 
         def one(method, kappa):
             return quadratics.descend(
@@ -81,29 +84,28 @@ class Study:
             )
 
         found = jax.vmap(lambda of: jax.vmap(one)(of, kappas))(jax.tree.map(jnp.array, methods))
-        plane = self.problem(jax.random.fold_in(key, 1), 2)
-        # A start as long across the valley as along it, so that all seeds show the same.
-        plane = plane._replace(start=jnp.sign(plane.start) * 2**-0.5)
         hessian, start = quadratics.turned(plane, PATH_KAPPA)
-        shown = quadratics.methods(PATH_KAPPA, config.alpha)
-        paths = [
-            quadratics.path(hessian, start, jax.tree.map(jnp.float64, shown[name]), PATH_STEPS)
-            for name in records.METHODS
-        ]
+        shown = stack(quadratics.methods(PATH_KAPPA, config.alpha).values())
+        paths = jax.vmap(lambda of: quadratics.path(hessian, start, of, PATH_STEPS))(
+            jax.tree.map(jnp.array, shown)
+        )
         return found._asdict() | {
-            "place": problem.place, "plane_path": jnp.stack(paths), "plane_hessian": hessian,
+            "place": problem.place, "plane_path": paths, "plane_hessian": hessian,
         }  # fmt: skip
 
-    def run_quadratics(self) -> dict:
-        return self.once(
-            "quadratics", self.quadratics,
-            lambda row: {"steps": float(np.median(row["steps"]))},
-        )  # fmt: skip
+    def run_quadratics(self) -> dict[str, dict]:
+        """All that is done with the quadratics, by stage."""
+        drawn = sweep.over_seeds(self.problems, self.host.layout)(self.keys)
+        middle = lambda name: lambda row: {"steps": float(np.median(row[name]))}  # noqa: E731
+        return {
+            "quadratics": self.once("quadratics", self.quadratics, middle("steps"), *drawn),
+            "noise": self.once("noise", self.noisy, middle("noisy_steps"), drawn[0]),
+            "forms": self.once("forms", self.forms, middle("form_steps"), drawn[0]),
+        }
 
-    def noisy(self, key):
+    def noisy(self, problem):
         """Steps to the target with every constant and amount of noise, [constants, amounts]."""
         config = self.config
-        problem = self.problem(key)
         return {
             "noisy_steps": quadratics.steps_with_noise(
                 config.noise_kappa**-problem.place, problem.start,
@@ -112,15 +114,10 @@ class Study:
             )
         }  # fmt: skip
 
-    def run_noise(self) -> dict:
-        return self.once(
-            "noise", self.noisy, lambda row: {"steps": float(np.median(row["noisy_steps"]))}
-        )
-
-    def forms(self, key):
+    def forms(self, problem):
         """The source's exponential average against the book's sum, at some ratios of the rates."""
         config = self.config
-        hessian, start = quadratics.turned(self.problem(key), config.form_kappa)
+        hessian, start = quadratics.turned(problem, config.form_kappa)
         factors = jnp.array(records.FACTORS)
 
         def descend(update):
@@ -152,11 +149,6 @@ class Study:
             "form_distance": relative,
             "form_steps": jnp.stack([*steps, others[records.FACTORS.index(1.0)], others[-1]]),
         }
-
-    def run_forms(self) -> dict:
-        return self.once(
-            "forms", self.forms, lambda row: {"steps": float(np.median(row["form_steps"]))}
-        )
 
     # -- the network
 
@@ -228,5 +220,6 @@ class Study:
             found[name] = self.once(
                 name, lambda key, size=size, steps=steps: self.network(size, steps, key),
                 lambda row: {"training loss": float(np.nanmin(row["train_loss"][..., -1]))},
+                self.keys,
             )  # fmt: skip
         return found
