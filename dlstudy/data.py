@@ -119,6 +119,32 @@ def load(
     return Data(train, tune, test, name, classes, checksum(*train, *tune, *test))
 
 
+def larger_tests(data: Data, train_size: int) -> Data:
+    """The first `train_size` training examples; the others go to tuning and test, half each.
+
+    Small training sets are where regularisers show, small test sets where nothing does. Any
+    stretch of a training split balances the classes.
+
+    Raises:
+      UserError: `train_size` is not from 1 to the number of training examples.
+    """
+    count = len(data.train.y)
+    if not 1 <= train_size <= count:
+        raise UserError(
+            f"--train_size={train_size}: must be from 1 to {count}, the training examples of "
+            f"{data.name}"
+        )
+    cuts = [train_size, train_size + (count - train_size + 1) // 2]
+    kept, *more = (
+        Split(*part) for part in zip(*(np.split(a, cuts) for a in data.train), strict=True)
+    )
+    tune, test = (
+        Split(*(np.concatenate(pair) for pair in zip(own, extra, strict=True)))
+        for own, extra in zip((data.tune, data.test), more, strict=True)
+    )
+    return Data(kept, tune, test, data.name, data.classes, checksum(*kept, *tune, *test))
+
+
 DOMAIN = (-2.0, 2.0)  # of `sine`
 
 

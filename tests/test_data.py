@@ -378,3 +378,19 @@ def test_importing_the_module_loads_nothing_heavy():
     code = f"import sys; from dlstudy import data; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
+
+
+def test_what_is_not_trained_on_goes_to_tuning_and_test():
+    whole = data.load("digits")
+    found = data.larger_tests(whole, 500)
+    assert [len(s.y) for s in (found.train, found.tune, found.test)] == [500, 649, 648]
+    before, after = ((d.train, d.tune, d.test) for d in (whole, found))
+    np.testing.assert_array_equal(rows(*before), rows(*after))
+    np.testing.assert_array_equal(found.train.x, whole.train.x[:500])
+    np.testing.assert_array_equal(found.tune.y[:180], whole.tune.y)
+    for split in (found.train, found.tune, found.test):
+        assert np.ptp(np.bincount(split.y) / len(split.y)) < 0.02
+    assert found.checksum != whole.checksum
+    for size in (0, 1438):
+        with pytest.raises(UserError, match=f"train_size={size}: must be from 1 to 1437"):
+            data.larger_tests(whole, size)
