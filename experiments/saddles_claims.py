@@ -194,8 +194,8 @@ def gain_without_walls(record):
 
 
 def part_of_speed(record):
-    """ratio of steps on a constant slope over 1 / (1 - alpha)"""
-    ratio = valley(record, "gd", "constant") / valley(record, "momentum", "constant")
+    """descent's steps on a constant slope, but the last, over momentum's, times 1 - alpha"""
+    ratio = (valley(record, "gd", "constant") - 1) / valley(record, "momentum", "constant")
     return ratio * (1 - float(record.attrs["alpha"]))
 
 

@@ -6,6 +6,7 @@ The landscapes and the symmetric network are float64, the network with small wei
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from dlstudy import losses, models, optimizers, sweep
 from dlstudy.data import Data
@@ -140,7 +141,7 @@ class Study:
           model: the network.
           starts: parameters, each with a leading axis [C].
           noises: standard deviation of the noise, [C].
-          size: images of a batch; all of them: the whole set.
+          size: images of a batch, drawn with replacement; as many as there are: the whole set.
           rate: learning rate.
           steps: how many.
           key: of the seed; all C runs see the same batches and draws.
@@ -150,37 +151,33 @@ class Study:
           first layer are from the first one, relative.
         """
         config, count = self.config, len(self.labels)
-        dtype = jax.tree.leaves(starts)[0].dtype
-        x, y = jnp.asarray(self.images, dtype), jnp.asarray(self.labels)
+        # One vector for all weights: one draw of noise for all of them.
+        flat = jax.vmap(lambda params: ravel_pytree(params)[0])(starts)
+        unravel = ravel_pytree(jax.tree.map(lambda a: a[0], starts))[1]
+        x, y = jnp.asarray(self.images, flat.dtype), jnp.asarray(self.labels)
 
-        def loss(params, batch):
-            return losses.cross_entropy(model.apply({"params": params}, batch[0])[0], batch[1])
+        def loss(weights, batch):
+            logits, _ = model.apply({"params": unravel(weights)}, batch[0])
+            return losses.cross_entropy(logits, batch[1])
 
         def step(runs, number):
             own = jax.random.split(jax.random.fold_in(key, number))
-            rows = jnp.arange(count) if size == count else jax.random.permutation(own[0], count)
-            batch = (x, y) if size == count else (x[rows[:size]], y[rows[:size]])
-            leaves, structure = jax.tree.flatten(jax.tree.map(lambda a: a[0], runs))
-            draws = jax.tree.unflatten(structure, [
-                jax.random.normal(k, a.shape, dtype)
-                for k, a in zip(jax.random.split(own[1], len(leaves)), leaves, strict=True)
-            ])  # fmt: skip
+            rows = jax.random.randint(own[0], (size,), 0, count)
+            batch = (x, y) if size == count else (x[rows], y[rows])
+            draws = jax.random.normal(own[1], runs.shape[1:], runs.dtype)
 
-            def one(params, noise):
-                slope = jax.grad(loss)(params, batch)
-                return jax.tree.map(
-                    lambda p, g, d: p - rate * (g + noise * d), params, slope, draws
-                )
+            def one(weights, noise):
+                return weights - rate * (jax.grad(loss)(weights, batch) + noise * draws)
 
             return jax.vmap(one)(runs, noises), None
 
         def block(runs, first):
-            row = jax.vmap(lambda p: jnp.stack([loss(p, (x, y)), spread(p)]))(runs)
+            row = jax.vmap(lambda w: jnp.stack([loss(w, (x, y)), spread(unravel(w))]))(runs)
             return jax.lax.scan(step, runs, first + jnp.arange(config.every))[0], row
 
         firsts = config.every * jnp.arange(steps // config.every)
-        _, rows = jax.lax.scan(block, starts, firsts)
-        return jnp.moveaxis(rows, 0, 2)[:, 0], jnp.moveaxis(rows, 0, 2)[:, 1]
+        rows = jnp.moveaxis(jax.lax.scan(block, flat, firsts)[1], 0, 2)
+        return rows[:, 0], rows[:, 1]
 
     def both_sizes(self, name: str, *arguments):
         """Rows of `descend` with the whole set and with minibatches, [2, C, measurements]."""
