@@ -146,11 +146,11 @@ def plan(config: Config, seeds: int, devices: int) -> Plan:
     runs = 2 * len(config.rates)
     grid = 23 * (1 + len(config.noise_alphas))
     # Microseconds of one core of a 2.6 GHz AMD EPYC (Zen 4).
-    image = runs * weights * 4e-4
-    seconds = 14 + seeds / devices * 1e-6 * (
-        config.most_steps * (3 + 0.0025 * len(config.kappas) * config.dimensions)
+    image = runs * weights * 1.45e-4
+    seconds = 16 + seeds / devices * 1e-6 * (
+        config.most_steps * (3 + 0.024 * len(config.kappas) * config.dimensions)
         + config.noise_steps * (5 + 0.01 * grid * config.dimensions)
-        + config.form_steps * 20
+        + config.form_steps * 2.5
         + config.whole_steps * examples * image * (1 + 0.4 / config.every)
         + config.batch_steps * image * (config.batch_size + 0.4 * examples / config.every)
     )

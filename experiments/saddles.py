@@ -142,12 +142,12 @@ def plan(config: Config, seeds: int, devices: int) -> Plan:
     noises, pixels = 1 + len(config.weight_noises), 64 if config.data == "digits" else 784
     work = config.images * pixels * (1 + config.batch_size / config.images)
     # Microseconds of one core of a 2.6 GHz AMD EPYC (Zen 4).
-    draws = config.walkers * 0.02
+    draws = config.walkers * 0.054
     seconds = 18 + seeds / devices * 1e-6 * (
         config.saddle_steps * (10 + 2 * draws)
         + config.well_steps * (3 + draws * (1 + len(config.barriers)))
-        + config.valley_steps * 5
-        + config.symmetric_steps * noises * config.units * work * 4e-4
+        + config.valley_steps * 0.1
+        + config.symmetric_steps * noises * config.units * work * 5.3e-4
         + config.small_steps * 4 * sum(config.widths) * work * 2e-4
     )
     return Plan(

@@ -230,6 +230,7 @@ def small(record):
             loss = loss.transpose("seed", "small_step").values
             noise = f", noise {float(record.attrs['small_noise']):g}" if noisy else ""
             plots.seeds_over(axis, steps, loss, f"{SIZES[size]}{noise}", i)
+        axis.set_ylim(-0.1, 4.0)  # single batches throw the loss far up
         plots.reference(axis, claims.LEFT, "left: nine tenths of ln 10")
         found = [claims.small_left(record, size, start, noisy)
                  for size, noisy in (("whole", 0), ("batches", 0), ("whole", 1))]  # fmt: skip
