@@ -83,8 +83,8 @@ class Config:
     )  # fmt: skip
     loss_target: float = setting(0.2, "loss of the network to be reached", "nat", low=0,
                                  low_open=True)  # fmt: skip
-    whole_steps: int = setting(200, "of the network on the whole set", "steps", low=1)
-    batch_steps: int = setting(400, "of the network on minibatches", "steps", low=1)
+    whole_steps: int = setting(160, "of the network on the whole set", "steps", low=1)
+    batch_steps: int = setting(320, "of the network on minibatches", "steps", low=1)
     every: int = setting(2, "steps between measurements of the network", "steps", low=1)
 
     def check(self):

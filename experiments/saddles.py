@@ -80,7 +80,7 @@ class Config:
     widths: tuple[int, ...] = setting(
         (16, 16), "units of each hidden layer of the network with small weights", low=1
     )
-    scale: float = setting(0.2, "of its weights, over the usual ones", low=0, low_open=True, high=1)
+    scale: float = setting(0.1, "of its weights, over the usual ones", low=0, low_open=True, high=1)
     small_rate: float = setting(0.5, "learning rate of that network", low=0, low_open=True)
     small_steps: int = setting(800, "of it", "steps", low=1)
     every: int = setting(4, "steps between measurements of the networks", "steps", low=1)
