@@ -93,7 +93,9 @@ def gradient_spread(loss, params, data, chunk=None) -> Spread:
 
     def square_distance(batch):
         own = _own(loss, params, batch)
-        away = jax.tree.map(lambda g, m: jnp.square(g - m).reshape(len(g), -1).sum(1), own, mean)
+        away = jax.tree.map(
+            lambda g, m: jnp.square(g - m[None]).reshape(len(g), -1).sum(1), own, mean
+        )
         return sum(jax.tree.leaves(away)).mean()
 
     return Spread(mean, mean_over_chunks(square_distance, data, chunk))

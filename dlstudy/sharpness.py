@@ -19,11 +19,11 @@ def filter_direction(params, key):
     own = {}
     for i, name in enumerate(sorted(params)):
         kernel, bias = params[name]["kernel"], params[name]["bias"]
-        whole = jnp.concatenate([kernel, bias[None] * (name != "head")])
+        whole = jnp.concatenate([kernel, bias[None] if name != "head" else 0 * bias[None]])
         drawn = jax.random.normal(jax.random.fold_in(key, i), whole.shape, whole.dtype)
-        drawn = drawn.at[-1].multiply(name != "head")
-        lengths = jnp.linalg.norm(drawn, axis=0)
-        drawn = drawn / lengths * jnp.linalg.norm(whole, axis=0)
+        drawn = drawn.at[-1].set(drawn[-1] if name != "head" else 0)
+        lengths = [jnp.linalg.norm(a, axis=0, keepdims=True) for a in (whole, drawn)]
+        drawn = drawn * (lengths[0] / lengths[1])
         own[name] = {"kernel": drawn[:-1], "bias": drawn[-1]}
     return own
 

@@ -53,7 +53,7 @@ class Config:
         (0, 10, 40, 160, 640), "steps of a run after which gradient noise is measured", low=0
     )
     reference_batch: int = setting(64, "batch size of that run", "examples", low=1)
-    draws: int = setting(32, "batches drawn of each size, for the noise", low=2)
+    draws: int = setting(64, "batches drawn of each size, for the noise", low=2)
 
     target: float = setting(0.3, "full training loss to reach", "nats", low=0, low_open=True)
     step_limit: int = setting(160, "most steps to the target of a large batch", "steps", low=1)
@@ -63,7 +63,7 @@ class Config:
 
     stable_steps: int = setting(100, "steps at each rate, to see whether it is stable", low=1)
     levels: tuple[int, ...] = setting(
-        (1, 4, 16, 64, 256), "batch sizes whose noise is added to the full gradient", "examples",
+        (1, 8, 64), "batch sizes whose noise is added to the full gradient", "examples",
         low=1,
     )  # fmt: skip
 
@@ -75,7 +75,8 @@ class Config:
     cost_sizes: tuple[int, ...] = setting(
         (1, 4, 16, 64, 256, 1437), "batch sizes whose memory and speed are measured", low=1
     )
-    cost_examples: int = setting(8000, "examples of a turn of the clock", "examples", low=1)
+    cost_examples: int = setting(16000, "examples of a turn of the clock", "examples", low=1)
+    cost_calls: int = setting(400, "at most so many calls of a turn", low=1)
     measure_cost: bool = setting(True, "measure speed (a few seconds)", local=True)
 
     def check(self):
@@ -114,6 +115,13 @@ class Config:
     def examples(self) -> int:
         return SIZES[self.data][0]
 
+    @property
+    def rates_beyond(self) -> tuple[float, ...]:
+        """As many rates above the grid, as far apart."""
+        first, last = self.rates[0], self.rates[-1]
+        step = last / self.rates[-2] if len(self.rates) > 1 else 2.0
+        return tuple(rate * last / first * step for rate in self.rates)
+
     def limit(self, size: int) -> int:
         """Most steps to the target at a batch size."""
         return self.step_limit + self.example_limit // size
@@ -123,7 +131,7 @@ class Config:
             "noise": len(self.checkpoints),
             "race": len(self.batch_sizes),
             "shared": len(self.batch_sizes),
-            "stable": len(self.batch_sizes) + len(self.levels),
+            "stable": 2 * len(self.batch_sizes) + len(self.levels),
             "ends": 3,
             "cost": len(self.cost_sizes),
         }
@@ -161,14 +169,14 @@ def plan(config: Config, seeds: int, devices: int) -> Plan:
     lanes, small, large = len(config.rates), config.small_batch, config.large_batch
     # Examples whose gradient is taken: towards the target a third of the limit, then the others.
     taken = sum(
-        (config.limit(b) * b / 3 + config.stable_steps * b) * lanes + config.limit(b) * b
+        (config.limit(b) * b / 3 + 2 * config.stable_steps * b) * lanes + config.limit(b) * b
         for b in config.batch_sizes
     )
     taken += len(config.levels) * config.stable_steps * examples * lanes
     taken += config.epochs * examples * lanes * (2 + large / small)
     # Of one core of a 2.6 GHz AMD EPYC (Zen 4).
     seconds = 25 + seeds / devices * taken * weights * 2.6e-10
-    seconds += 0.06 * seeds * len(config.cost_sizes) * config.measure_cost
+    seconds += 0.02 * seeds * len(config.cost_sizes) * config.measure_cost
     return Plan(
         [
             f"{examples} images of {config.data}; {len(config.widths)} hidden layers, "

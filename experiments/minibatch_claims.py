@@ -1,12 +1,12 @@
 """The claims of `minibatch`: a statistic of the record, and a threshold, for each.
 
-"Small" and "large" are the two batch sizes that the settings name, 16 and 256 by default, unless a
-claim is about the smallest and largest of all. A run has *diverged* once the full loss is not
-finite or above ten times its start. Descent on cross-entropy rarely does that, since its gradients
-are bounded: at too high a rate the units die and the loss stays near its start. A rate is therefore
-*stable* if the run did not diverge and its loss ended below nine tenths of its start; the plain
-rule stands beside it as a control. Thresholds are the smallest effects worth having, fixed with
-their reasons before the first run.
+"Small" and "large" are the two batch sizes that the settings name, 16 and 256 by default; where
+noise itself is the matter (2.1c, 2.1g), the smallest and the largest of all are compared. A run
+has *diverged* once the full loss is not finite or above ten times its start. Descent on
+cross-entropy rarely does that, since its gradients are bounded: at too high a rate the units die
+and the loss stays near its start. A rate is therefore *stable* if the run did not diverge and its
+loss ended below 0.95 of its start; the plain rule stands beside it as a control. Thresholds
+are the smallest effects worth having, fixed with their reasons before the first run.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from dlstudy import noise
 from dlstudy.claims import Claim, combine
 
-LEARNED = 0.9  # of the loss before training: a run that ends below has learned
+LEARNED = 0.95  # of the loss before training: a run that ends below has learned
 DIVERGED = 10.0  # times the loss before training
 RESIDUAL = 1e-2  # of an eigenvalue, relative: above, it is no number
 
@@ -161,15 +161,24 @@ def critical_against_noise(record):
 
 def stable(record, arm: str, learned: float = LEARNED) -> np.ndarray:
     """bool[size, rate, S]: did not diverge, and ended below this part of the start's loss."""
-    start = values_of(record, "start_loss")
+    start = values_of(record, "start_loss")[None, None]
     end, worst = values_of(record, f"{arm}_end"), values_of(record, f"{arm}_worst")
     return (worst <= DIVERGED * start) & (end < learned * start)
 
 
-def largest_stable(record, arm: str, learned: float = LEARNED) -> np.ndarray:
+def largest_stable(record, arm: str) -> np.ndarray:
     """log2 of the largest stable rate, [size, S]; NaN: none was."""
-    found = stable(record, arm, learned)
-    logs = np.log2(record.rate.values.astype(float))[:, None]
+    return _largest(stable(record, arm), record.rate.values)
+
+
+def largest_undiverged(record) -> np.ndarray:
+    """log2 of the largest rate of both grids that did not diverge, [batch, S]; NaN: none."""
+    found = np.concatenate([stable(record, arm, np.inf) for arm in ("stable", "beyond")], 1)
+    return _largest(found, np.concatenate([record.rate.values, record.rate_beyond.values]))
+
+
+def _largest(found: np.ndarray, rates) -> np.ndarray:
+    logs = np.log2(np.asarray(rates, float))[:, None]
     return np.where(found.any(1), np.where(found, logs, -np.inf).max(1), np.nan)
 
 
@@ -181,7 +190,7 @@ def rate_gain(record):
 
 def rate_gain_plain(record):
     """the same where a run must only not diverge"""
-    found = largest_stable(record, "stable", np.inf)
+    found = largest_undiverged(record)
     return found[-1] - found[0]
 
 
@@ -200,27 +209,33 @@ def noise_for_size(record):
 # -- 2.1g
 
 
+def at_ends(record, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A variable at the smallest and at the largest batch size of all, [S] each."""
+    found = values_of(record, name)
+    return found[0], found[-1]
+
+
 def more_rises(record):
-    """share of steps that raise the full loss: small batch minus large, rates tuned"""
-    small, large = at_sizes(record, "race_rise_share")
+    """share of steps that raise the full loss: smallest batch minus largest, rates tuned"""
+    small, large = at_ends(record, "race_rise_share")
     return small - large
 
 
 def more_rises_shared(record):
     """the same with one rate for all batch sizes"""
-    small, large = at_sizes(record, "shared_rise_share")
+    small, large = at_ends(record, "shared_rise_share")
     return small - large
 
 
 def rougher(record):
-    """what the loss climbs back, over what it falls: small batch minus large, rates tuned"""
-    small, large = at_sizes(record, "race_roughness")
+    """what the loss climbs back, over what it falls: smallest batch minus largest, rates tuned"""
+    small, large = at_ends(record, "race_roughness")
     return small - large
 
 
 def rougher_shared(record):
     """the same with one rate for all batch sizes"""
-    small, large = at_sizes(record, "shared_roughness")
+    small, large = at_ends(record, "shared_roughness")
     return small - large
 
 

@@ -130,13 +130,14 @@ def stable_rate(record):
 
     made, (left, right) = plots.figure(2)
     size, level = record.batch.values, record.level.values
-    rates = record.rate.values.astype(float)
-    for axis, learned in ((left, claims.LEARNED), (right, np.inf)):
-        for i, (x, arm, words) in enumerate((
-            (size, "stable", "minibatches"), (level, "noisy", "full gradient with their noise"),
-        )):  # fmt: skip
-            values = 2.0 ** claims.largest_stable(record, arm, learned)
-            plots.seeds_over(axis, x, values.T, words, i, marker="os"[i])
+    near, far = (record[name].values.astype(float) for name in ("rate", "rate_beyond"))
+    for i, (axis, x, values, words) in enumerate((
+        (left, size, claims.largest_stable(record, "stable"), "minibatches"),
+        (left, level, claims.largest_stable(record, "noisy"), "full gradient with their noise"),
+        (right, size, claims.largest_undiverged(record), "minibatches"),
+    )):  # fmt: skip
+        plots.seeds_over(axis, x, 2.0**values.T, words, i % 2, marker="os"[i % 2])
+    for axis, rates in ((left, near), (right, np.concatenate([near, far]))):
         _logarithmic(axis, "xy")
         axis.set_ylim(rates[0] / 1.3, rates[-1] * 1.3)
         axis.set_yticks(rates, [f"{r:g}" for r in rates])
@@ -146,11 +147,11 @@ def stable_rate(record):
     plots.labels(left, f"The largest batch allows {gain} times the smallest one's rate",
                  "batch size", f"largest rate that is stable for {steps} steps")  # fmt: skip
     gain = _median(2.0 ** np.asarray(claims.rate_gain_plain(record)))
-    plots.labels(right, f"By the plain rule, that does not ask a run to learn: {gain} times",
+    plots.labels(right, f"By the plain rule, which asks a run only not to diverge: {gain} times",
                  "batch size", "largest rate that does not diverge", legend=False)  # fmt: skip
     made.supxlabel(
-        f"median and quartiles of {_seeds(record)}; rates of the grid from {rates[0]:g} to "
-        f"{rates[-1]:g}; a run has learned that ends below {claims.LEARNED:g} of its first loss",
+        f"median and quartiles of {_seeds(record)}; all rates of the grids are marked; stable: "
+        f"ends below {claims.LEARNED:g} of the first loss; diverged: above ten times it",
         fontsize=8,
     )
     return made
@@ -168,21 +169,20 @@ def roughness(record):
             plots.seeds_over(axis, size, values.T, words, i, marker="os"[i])
     for axis in axes[:2]:
         _logarithmic(axis, "x")
-    ends = claims.at_sizes(record, "race_rise_share")
-    small, large = claims.pair(record)
+    ends = claims.at_ends(record, "race_rise_share")
+    small, large = record.batch.values[[0, -1]]
     words = [_median(100 * e, "{:.2g}%") for e in ends]
     plots.labels(axes[0], f"Steps that raise it: {words[0]} at {small}, {words[1]} at {large}",
                  "batch size", "steps that raise the full loss (%)")  # fmt: skip
-    words = [_median(100 * e, "{:.2g}%") for e in claims.at_sizes(record, "race_roughness")]
+    words = [_median(100 * e, "{:.2g}%") for e in claims.at_ends(record, "race_roughness")]
     plots.labels(axes[1], f"Climbed back: {words[0]} of the fall at {small}, {words[1]} at {large}",
                  "batch size", "rises over net fall, in 32 parts (%)", legend=False)  # fmt: skip
     part = record.part.values / record.part.values[-1]
-    shown = [b for b in (int(size[0]), small, large, int(size[-1])) if b in record.batch.values]
-    for i, batch in enumerate(dict.fromkeys(shown)):
+    for i, batch in enumerate(sorted({small, *claims.pair(record), large})):
         values = claims.values_of(record, "race_curve", batch=batch)
-        plots.seeds_over(axes[2], 100 * part, values.T[:3], f"batch of {batch}", i)
+        plots.seeds_over(axes[2], 100 * part, values.T[:1], f"batch of {batch}", i)
     _logarithmic(axes[2], "y")
-    plots.labels(axes[2], "The way to the target, three seeds", "share of the steps taken (%)",
+    plots.labels(axes[2], "The way to the target, first seed", "share of the steps taken (%)",
                  "full training loss (nat)")  # fmt: skip
     made.supxlabel(f"medians and quartiles of {_seeds(record)}, from the first look at the loss "
                    "to the target", fontsize=8)  # fmt: skip
@@ -237,7 +237,7 @@ def minima(record):
     low, high = axes[3].get_xlim()
     axes[3].plot([low, high], [low, high], color="0.35", linewidth=1, linestyle=(0, (4, 3)),
                  label="equal")  # fmt: skip
-    plots.labels(axes[3], "The same function rescaled by 4: eigenvalue "
+    plots.labels(axes[3], "A rescaled copy's eigenvalue: "
                  f"{_median(2.0 ** np.asarray(claims.copy_is_sharper(record)))} times",
                  "of the network (nat)", "of its rescaled copy (nat)")  # fmt: skip
     made.supxlabel(f"{_seeds(record)}, each run at the rate with the lowest tuning loss; bars are "

@@ -121,14 +121,16 @@ def assemble(config, seeds, rows: dict):
     )  # fmt: skip
 
     stable, count = stacked["stable"], len(config.batch_sizes)
-    for prefix, part, dim, arm in (
-        ("stable", slice(count), "batch", "minibatches"),
-        ("noisy", slice(count, None), "level", "the full set with noise as of such batches"),
-    ):
+    for prefix, part, dims, arm in (
+        ("stable", slice(count), ("batch", "rate"), "minibatches"),
+        ("beyond", slice(count, 2 * count), ("batch", "rate_beyond"), "minibatches"),
+        ("noisy", slice(2 * count, None), ("level", "rate"),
+         "the full set with noise as of such batches"),
+    ):  # fmt: skip
         for name, words in (("end", "full loss after the last step"),
                             ("worst", "largest full loss at any look")):  # fmt: skip
             variables[f"{prefix}_{name}"] = (
-                (dim, "rate", "seed"), last(stable[name][part]), about("nat", f"{words}, {arm}"),
+                (*dims, "seed"), last(stable[name][part]), about("nat", f"{words}, {arm}"),
             )  # fmt: skip
     variables["start_loss"] = ("seed",), stable["start"][0], about(
         "nat", "training loss before training"
@@ -155,6 +157,7 @@ def assemble(config, seeds, rows: dict):
     coords = {
         "batch": list(config.batch_sizes),
         "rate": list(config.rates),
+        "rate_beyond": list(config.rates_beyond),
         "seed": seeds,
         "sampling": list(SAMPLING),
         "checkpoint": list(config.checkpoints),
@@ -170,5 +173,6 @@ def assemble(config, seeds, rows: dict):
     record = xarray.Dataset(variables, coords, attributes)
     for name in ("batch", "level", "cost_batch"):
         record[name].attrs = about("examples", "batch size")
-    record["rate"].attrs = about("1", "learning rate")
+    for name in ("rate", "rate_beyond"):
+        record[name].attrs = about("1", "learning rate")
     return record

@@ -14,7 +14,7 @@ from dlstudy.host import Host
 from dlstudy.stages import run_stage
 from experiments import minibatch_record as records
 
-WIDTHS = (4, 32, 256)  # rows of a program; a batch of any size up to these is a mask over them
+WIDTHS = (16, 256)  # rows of a program; a batch of any size up to these is a mask over them
 RESCALING = 4.0  # a power of two: the copy's outputs are the same to the bit
 DIRECTIONS = 8
 _START, _ORDER, _NOISE, _DRAWS, _AWAY = range(5)  # streams of a seed
@@ -130,7 +130,7 @@ class Programs(NamedTuple):
             return jax.tree.map(lambda a: a[rows], self.train), weights
 
         def step(number, carry):
-            lanes, order = carry
+            lanes, _, order = carry
             order = jax.lax.cond(
                 number % per_epoch == 0,
                 lambda: self.shuffled(key, number // per_epoch, width), lambda: order,
@@ -141,29 +141,25 @@ class Programs(NamedTuple):
                 gradient = jax.grad(self.weighted_loss)(own, drawn, weights)
                 return jax.tree.map(lambda p, g: p - rate * g, own, gradient)
 
-            return jax.vmap(down)(lanes, rates), order
-
-        full_loss = jax.vmap(lambda own: self.loss(own, self.train))
+            return jax.vmap(down)(lanes, rates), lanes, order
 
         def look(carry):
-            lanes, order, found, before, after = carry
-            last = (found + 1) * task.every - 1
-            lanes, order = jax.lax.fori_loop(found * task.every, last, step, (lanes, order))
-            before = before.at[found].set(full_loss(lanes))
-            lanes, order = step(last, (lanes, order))
-            after = after.at[found].set(full_loss(lanes))
-            return lanes, order, found + 1, before, after
+            state, found, before, after = carry
+            state = jax.lax.fori_loop(found * task.every, (found + 1) * task.every, step, state)
+            both = jax.tree.map(lambda *a: jnp.concatenate(a), *state[:2])
+            now, then = jax.vmap(lambda own: self.loss(own, self.train))(both).reshape(2, -1)
+            return state, found + 1, before.at[found].set(then), after.at[found].set(now)
 
         def goes_on(carry):
-            _, _, found, _, after = carry
+            _, found, _, after = carry
             now = after[found - 1]
             there = (found > 0) & ((now < task.target).any() | jnp.isnan(now).all())
             return (found < task.looks) & ~there
 
         unknown = jnp.full((self.config.looks, len(rates)), jnp.nan)
-        order = self.shuffled(key, 0, width)
-        carry = (lanes, order, jnp.int32(0), unknown, unknown)
-        lanes, _, _, before, after = jax.lax.while_loop(goes_on, look, carry)
+        order = jnp.zeros(self.examples + width, jnp.int32)  # the first step draws one
+        carry = ((lanes, lanes, order), jnp.int32(0), unknown, unknown)
+        (lanes, _, _), _, before, after = jax.lax.while_loop(goes_on, look, carry)
         return Descent(before, after, lanes)
 
     def measure_noise(self, key, params, checkpoint):
@@ -174,7 +170,7 @@ class Programs(NamedTuple):
         config = self.config
         own = noise.per_example_gradients(self.loss, params, self.train)
         own = jax.vmap(lambda g: ravel_pytree(g)[0])(own)
-        whole = own.mean(0)
+        whole = own.mean(0, keepdims=True)
         key = jax.random.fold_in(jax.random.fold_in(key, _DRAWS), checkpoint)
 
         def weights(key, size):
@@ -193,9 +189,10 @@ class Programs(NamedTuple):
 
         sizes = jnp.array(config.batch_sizes, jnp.int32)
         each = jax.vmap(of_size)(jnp.arange(len(sizes)), sizes)  # [sizes, D, 2, N]
-        means = (each.reshape(-1, self.examples) @ own).reshape(*each.shape[:3], -1)
-        away = jnp.square(means - whole).sum(-1).mean(1)  # [sizes, 2]
-        squares = jnp.square(means[:, :, 0]).sum(-1)  # [sizes, D]
+        means = each.reshape(-1, self.examples) @ own
+        fold = lambda squares: squares.sum(1).reshape(each.shape[:3])  # noqa: E731
+        away = fold(jnp.square(means - whole)).mean(1)  # [sizes, 2]
+        squares = fold(jnp.square(means))[:, :, 0]  # [sizes, D]
         small, large = config.small_batch, config.large_batch
         pair = [squares[config.batch_sizes.index(size)] for size in (small, large)]
         scale = noise.noise_scale(*pair, small, large)
@@ -205,7 +202,7 @@ class Programs(NamedTuple):
         return {
             "sd": jnp.sqrt(away).T,
             "trace": jnp.square(own - whole).sum(1).mean(),
-            "square": jnp.vdot(whole, whole),
+            "square": jnp.square(whole).sum(),
             "scale": scale.scale,
             "scale_error": scale.scale_error,
             "mean_of_ratios": singly(*pair).mean(),
@@ -378,15 +375,22 @@ class Study:
         return self.stage("shared", advance, headline=lambda row: medians(row, "steps"))
 
     def run_stable(self):
-        """So many steps at every rate: batches of every size, then the full set with noise."""
+        """So many steps at every rate: batches of every size, then the full set with noise.
+
+        The rates beyond the grid are for the rule that asks only not to diverge.
+        """
         config = self.config
-        arms = [(b, False) for b in config.batch_sizes] + [(b, True) for b in config.levels]
-        every = max(1, config.stable_steps // min(config.looks, 10))
+        arms = [
+            *((b, False, config.rates) for b in config.batch_sizes),
+            *((b, False, config.rates_beyond) for b in config.batch_sizes),
+            *((b, True, config.rates) for b in config.levels),
+        ]
+        every = max(1, config.stable_steps // min(config.looks, 5))
 
         def advance(unit, state):
-            size, gaussian = arms[unit]
+            size, gaussian, rates = arms[unit]
             looks = -(-config.stable_steps // every)
-            _, after, _ = self.descend(config.rates, size, every, looks, gaussian=gaussian)
+            _, after, _ = self.descend(rates, size, every, looks, gaussian=gaussian)
             worst = np.where(np.isnan(after[:, :looks]), np.inf, after[:, :looks]).max(1)
             row = {"end": after[:, looks - 1], "worst": worst, "start": self.start_loss}
             return state, row
@@ -428,27 +432,27 @@ class Study:
         def advance(unit, state):
             size = config.cost_sizes[unit]
             batch = jax.tree.map(lambda a: np.asarray(a[:size]), self.splits["train"])
+            begin = time.perf_counter()
             compiled = jax.jit(step).lower(params, batch).compile()
+            here = jax.device_put((params, batch))
+            jax.block_until_ready(compiled(*here))
+            first = time.perf_counter() - begin  # what a first call of jit(step) takes
             memory = compiled.memory_analysis()
             bytes_ = sum(
                 getattr(memory, f"{part}_size_in_bytes") for part in ("temp", "output", "argument")
             )
-            row = {"memory": np.full(seeds, bytes_ / 2**20)}
-            first, speeds = np.full(seeds, np.nan), np.full(seeds, np.nan)
+            first_speed, speeds = np.full(seeds, np.nan), np.full(seeds, np.nan)
             if config.measure_cost:
-                here = jax.device_put((params, batch))
-                begin = time.perf_counter()
-                fresh = jax.jit(lambda *a: step(*a))  # compiles at its first call
-                jax.block_until_ready(fresh(*here))
-                first[:] = size / (time.perf_counter() - begin)
-                calls = max(10, config.cost_examples // size)
+                first_speed[:] = size / first
+                calls = max(5, min(config.cost_calls, config.cost_examples // size))
                 for s in range(seeds):
                     begin = time.perf_counter()
                     for _ in range(calls):
                         last = compiled(*here)
                     jax.block_until_ready(last)
                     speeds[s] = calls * size / (time.perf_counter() - begin)
-            return state, row | {"speed": speeds, "first_speed": first}
+            memory = np.full(seeds, bytes_ / 2**20)
+            return state, {"memory": memory, "speed": speeds, "first_speed": first_speed}
 
         return self.stage("cost", advance, headline=lambda row: medians(row, "speed"))
 
