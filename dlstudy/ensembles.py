@@ -129,28 +129,15 @@ def average(ensemble: Ensemble, mean: str = "arithmetic") -> Predictor:
     return predict
 
 
-def estimate(ensemble: Ensemble, x) -> Estimate:
-    """The arithmetic mean over members drawn at random, all with one weight, and its error."""
-
-    def add(carry, one):
-        member, number = one
-        mean, spread = carry
-        p = jax.nn.softmax(ensemble.logits(member, x))
-        off = p - mean
-        mean = mean + off / number
-        return (mean, spread + off * (p - mean)), None
-
-    first = jax.tree.map(lambda a: a[0], ensemble.members)
-    shape = jax.eval_shape(ensemble.logits, first, x)
-    zero, count = jnp.zeros(shape.shape, shape.dtype), len(ensemble.log_weights)
-    numbers = jnp.arange(1, count + 1).astype(shape.dtype)
-    (mean, spread), _ = jax.lax.scan(add, (zero, zero), (ensemble.members, numbers))
-    return Estimate(mean, jnp.sqrt(spread / (max(count - 1, 1) * count)))
-
-
 def predictions(ensemble: Ensemble, x) -> jax.Array:
     """Log-probabilities of every member, [K, N, C]."""
     return jax.lax.map(lambda m: jax.nn.log_softmax(ensemble.logits(m, x)), ensemble.members)
+
+
+def estimate(log_p: jax.Array) -> Estimate:
+    """Arithmetic mean over members drawn at random: log-probabilities [K, N, C], K of 2 or more."""
+    p = jnp.exp(log_p)
+    return Estimate(p.mean(0), p.std(0, ddof=1) / math.sqrt(len(log_p)))
 
 
 def vote(ensemble: Ensemble) -> Predictor:
@@ -247,13 +234,16 @@ def error_correlation(log_p: jax.Array, labels: jax.Array) -> jax.Array:
     return covariance / (size[:, None] * size[None])
 
 
-def over_pairs(matrix: jax.Array) -> jax.Array:
-    """Mean over pairs of different members of a matrix [K, K]; NaN for a single member.
+def over_pairs(matrix: jax.Array, inside=None) -> jax.Array:
+    """Mean over pairs of different members of a matrix [K, K]; NaN where there is no pair.
 
-    Pairs without a value are left out.
+    Pairs without a value are left out, and those that are not both `inside` [K], 0 or 1.
     """
     pairs = ~jnp.eye(len(matrix), dtype=bool) & ~jnp.isnan(matrix)
-    return jnp.where(pairs, matrix, 0).sum() / pairs.sum().astype(matrix.dtype)
+    weights = pairs.astype(matrix.dtype)
+    if inside is not None:
+        weights = weights * inside[:, None] * inside[None]
+    return jnp.where(pairs, matrix * weights, 0).sum() / weights.sum()
 
 
 class Parts(NamedTuple):
@@ -271,14 +261,37 @@ def squared_error_parts(p: jax.Array, labels: jax.Array) -> Parts:
     (Goodfellow et al. 2016, equations 7.50 and 7.51, where errors have mean 0; here v and c are
     second moments, so that no such assumption is needed).
     """
+    error = jnp.square(p.mean(0) - jax.nn.one_hot(labels, p.shape[2], dtype=p.dtype))
+    return Parts(error.sum(1).mean(), *moments(error_products(p, labels)))
+
+
+def error_products(p: jax.Array, labels: jax.Array) -> jax.Array:
+    """Scalar products of two members' errors, mean over inputs: [K, N, C] -> [K, K]."""
     chex.assert_rank(p, 3)
     off = p - jax.nn.one_hot(labels, p.shape[2], dtype=p.dtype)[None]
-    products = jnp.einsum("inc,jnc->ij", off, off, precision="highest") / p.shape[1]
-    return Parts(
-        error=jnp.square(off.mean(0)).sum(1).mean(),
-        variance=jnp.diag(products).mean(),
-        covariance=over_pairs(products),
-    )
+    off = off.reshape(len(p), -1)
+    return jnp.matmul(off, off.T, precision="highest") / p.shape[1]
+
+
+def moments(products: jax.Array, inside=None) -> tuple[jax.Array, jax.Array]:
+    """(v, c) of `error_products`: mean over members, and over pairs of different members.
+
+    `inside` [K], 0 or 1: the members that count, None for all.
+    """
+    if inside is None:
+        inside = jnp.ones(len(products), products.dtype)
+    return jnp.diag(products) @ inside / inside.sum(), over_pairs(products, inside)
+
+
+def rings(count: int) -> np.ndarray:
+    """Which members belong to each window: 0 or 1, [count, count, count].
+
+    Of `count` members on a ring, window j of size k (entry k - 1) holds j, j + 1, ... j + k - 1.
+    Every member is in equally many windows, so a mean over windows favours none.
+    """
+    start, member = np.arange(count)[:, None], np.arange(count)
+    size = np.arange(1, count + 1)[:, None, None]
+    return ((member - start) % count < size).astype(np.float32)
 
 
 def expected_error(variance, covariance, members):

@@ -79,9 +79,9 @@ def test_random_masks_tend_to_all_masks_and_know_their_error():
     many = ensembles.random_masks(
         lambda x, key: models.drop(key, x[0], 0.4)[None] @ weights + bias, jax.random.key(0), 3000
     )
-    found = ensembles.estimate(many, x[:1])
+    log_p = ensembles.predictions(many, x[:1])
+    found, each = ensembles.estimate(log_p), np.exp(log_p)
     assert np.all(np.abs(found.mean - exact[:1]) < 4.5 * found.standard_error)
-    each = np.exp(ensembles.predictions(many, x[:1]))
     np.testing.assert_allclose(found.mean, each.mean(0), rtol=1e-10)
     np.testing.assert_allclose(found.standard_error, each.std(0, ddof=1) / 3000**0.5, rtol=1e-9)
     np.testing.assert_allclose(np.exp(ensembles.average(many)(x[:1])), found.mean, rtol=1e-10)
@@ -169,6 +169,19 @@ def test_subsets_of_k_have_the_predicted_error_on_average():
         ]
         expected = ensembles.expected_error(float(parts.variance), float(parts.covariance), k)
         assert np.mean(errors) == pytest.approx(expected, rel=1e-12)
+
+
+def test_windows_of_a_ring_are_subsets_that_favour_no_member():
+    windows = ensembles.rings(5)
+    np.testing.assert_array_equal(windows[1, 4], [1, 0, 0, 0, 1])  # two members from the last on
+    np.testing.assert_array_equal(windows.sum(1), np.repeat(np.arange(1, 6), 5).reshape(5, 5))
+    p, labels = softmax(np.random.default_rng(7).normal(0, 2, (5, 8, 3))), np.arange(8) % 3
+    rows = [0, 1, 4]
+    with jax.enable_x64(True):
+        products = ensembles.error_products(jnp.asarray(p), jnp.asarray(labels))
+        found = ensembles.moments(products, jnp.asarray(windows[2, 4], jnp.float64))
+        own = ensembles.squared_error_parts(jnp.asarray(p[rows]), jnp.asarray(labels))
+    np.testing.assert_allclose(found, own[1:], rtol=1e-12)
 
 
 def test_bootstrap_rows_leave_a_part_out():
