@@ -57,8 +57,8 @@ class Config:
     )
     widths: tuple[int, ...] = setting((32,), "units of each hidden layer", low=1)
     train_size: int = setting(
-        600, "images to train on; the others of the training split are to tune on", low=1,
-        high=TRAIN - 1,
+        600, "images to train on; half of the other training images are to tune on, half to test",
+        low=1, high=TRAIN - 2,
     )  # fmt: skip
     batch_size: int = setting(50, "images of a step; a last partial batch is dropped", low=1)
     epochs: int = setting(15, "passes over the training images", low=1)
@@ -130,14 +130,14 @@ class Config:
         low_open=True,
     )  # fmt: skip
     quadratic_size: int = setting(10, "coordinates of the ill-conditioned quadratic", low=3)
-    quadratic_steps: int = setting(500, "of descent on it", "steps", low=10)
+    quadratic_steps: int = setting(1000, "of descent on it", "steps", low=10)
     condition: float = setting(100.0, "its condition number", low=1, low_open=True)
     period: float = setting(
         100.0, "of its curvatures where these wander", "steps", low=0, low_open=True
     )
     target: float = setting(
-        1e-3, "part of the first loss at which progress is equal", low=0, low_open=True, high=1,
-        high_open=True,
+        0.03, "part of the first distance to the minimum at which progress is equal", low=0,
+        low_open=True, high=1, high_open=True,
     )  # fmt: skip
 
     @property
@@ -191,8 +191,9 @@ class Config:
                     f"--{name}={getattr(self, name)}: must be at most {self.train_size}, the "
                     "--train_size"
                 )
-        if self.early_steps > self.epochs * (self.train_size // self.batch_size):
-            raise UserError(f"--early_steps={self.early_steps}: is more than all steps")
+        steps = self.epochs * (self.train_size // self.batch_size)
+        if self.early_steps > steps:
+            raise UserError(f"--early_steps={self.early_steps}: must be at most {steps}, all steps")
 
 
 def _decades(low: float, high: float, each: int) -> np.ndarray:
@@ -202,10 +203,13 @@ def _decades(low: float, high: float, each: int) -> np.ndarray:
 
 
 def load(config: Config):
-    """Digits."""
+    """Digits; what is not trained on is to tune and to test on.
+
+    These sets must be large: a tenth of a small error on few images is less than one image.
+    """
     from dlstudy import data
 
-    return data.load("digits")
+    return data.larger_tests(data.load("digits"), config.train_size)
 
 
 def stages(config: Config) -> dict[str, int]:

@@ -13,8 +13,8 @@ from experiments.adaptive_conformance import ALGORITHMS
 
 _ALGEBRA = "1e-9: rounding of float64, as it grows over the steps"
 _TENTH = "a tenth"
-_HALF_POINT = "half a point: about two of 360 test images"
-_POINT = "one point: about four of 360 test images"
+_HALF_POINT = "half a point: three of 598 test images"
+_POINT = "one point: six of 598 test images"
 _QUARTER = "a quarter of a decade: one rate of the grid"
 
 

@@ -45,17 +45,19 @@ def problem(key):
     return jax.random.normal(three, (6,), jnp.float64), pull, forcing
 
 
-def rates(schedule: str, ours: bool = True):
-    """The rate as a number or a schedule: ours, or Optax's of the same name."""
-    if schedule == "constant":
-        return RATE
-    return (optimizers.linear_decay if ours else optax.linear_schedule)(RATE, LAST, STEPS)
+def rates(linear) -> jax.Array:
+    """Rates of all steps, [schedules, T]; `linear` makes the falling schedule."""
+    counts = jnp.arange(STEPS)
+    falling = jax.vmap(linear(RATE, LAST, STEPS))(counts).astype(jnp.float64)
+    return jnp.stack([jnp.full(STEPS, RATE), falling])
 
 
 def paths(start, pull, forcing):
     """theta after each step, [2, algorithms, schedules, T, n]: our optimizers and Optax's."""
 
-    def path(optimizer, look_ahead):
+    def path(maker, table, look_ahead=False):
+        optimizer = maker(lambda count: table[count])
+
         def step(state, push):
             params, memory = state
             update, memory = optimizer.update(pull * params + push, memory, params)
@@ -65,16 +67,17 @@ def paths(start, pull, forcing):
 
         return jax.lax.scan(step, (start, optimizer.init(start)), forcing)[1]
 
-    def both(name, schedule):
-        default = optimizers.standard_promotion(DEFAULTS[name](rates(schedule, ours=False)))
-        return (
-            path(optimizers.make(name, rates(schedule)), "nesterov" in name),
-            path(default, name == "nesterov"),
-        )
-
-    found = [[both(name, schedule) for schedule in SCHEDULES] for name in ALGORITHMS]
-    return jnp.stack([jnp.stack([jnp.stack([pair[i] for pair in row]) for row in found])
-                      for i in range(2)])  # fmt: skip
+    own, theirs = rates(optimizers.linear_decay), rates(optax.linear_schedule)
+    found = []
+    for name in ALGORITHMS:
+        make = lambda rate, name=name: optimizers.make(name, rate)  # noqa: E731
+        default = lambda rate, name=name: optimizers.standard_promotion(DEFAULTS[name](rate))  # noqa: E731
+        ahead = "nesterov" in name
+        found.append((
+            jax.vmap(lambda table, m=make, a=ahead: path(m, table, a))(own),
+            jax.vmap(lambda table, m=default: path(m, table))(theirs),
+        ))  # fmt: skip
+    return jnp.stack([jnp.stack(side) for side in zip(*found, strict=True)])
 
 
 def expected(start, pull, forcing) -> np.ndarray:
@@ -105,7 +108,10 @@ def distances(found: np.ndarray, formula: np.ndarray, start: np.ndarray) -> dict
       "conformance": ours from the formula, over theta where that is above 1; "optax_gap": Optax's
       from the formula, over the largest distance that the formula's path gets from its start.
     """
-    ours, theirs = np.abs(found - formula[None])
+    # Optax's parameters are the look-ahead point, as ours would be.
+    last = np.concatenate([np.broadcast_to(start, (*formula.shape[:2], 1, len(start))), formula], 2)
+    ahead = np.array([0.9 * ("nesterov" in name) for name in ALGORITHMS])[:, None, None, None]
+    ours, theirs = np.abs(found - np.stack([formula, formula + ahead * np.diff(last, axis=2)]))
     length = np.abs(formula - start).max((2, 3))
     return {
         "conformance": (ours / np.maximum(np.abs(formula), 1)).max((2, 3)),

@@ -7,7 +7,7 @@ import numpy as np
 from dlstudy import plots, search
 from experiments import adaptive_problem_figures as problems
 from experiments import adaptive_statistics as of
-from experiments.adaptive_words import median, number, seeds_line
+from experiments.adaptive_words import legend, median, number, seeds_line
 
 NAMES = {
     "sgd": "SGD", "momentum": "momentum", "nesterov": "Nesterov", "adagrad": "AdaGrad",
@@ -42,7 +42,8 @@ def rates(record):
     rate, names = record["rate"].values, [str(name) for name in record["optimizer"].values]
     for i, name in enumerate(names):
         error = 100 * of.values(record, "tune_error", optimizer=name)
-        plots.seeds_over(left, rate, error, NAMES[name], i, singles=False)
+        marker = "o" if i >= len(plots.CYCLE) else ""  # colours come again
+        plots.seeds_over(left, rate, error, NAMES[name], i, singles=False, marker=marker)
     left.set_xscale("log")
     plots.logarithmic(left, "y")
     best = {name: 100 * median(of.values(record, "tune_error", optimizer=name).min(1))
@@ -50,7 +51,8 @@ def rates(record):
     lowest = min(best, key=best.get)
     title = f"Best median tuning error: {NAMES[lowest]}, {number(best[lowest])}%"
     plots.labels(left, title, "learning rate", "tuning error (%)")
-    left.legend(frameon=False, fontsize=7.5, ncols=2)
+    legend(left, fontsize=7.5, ncols=5, loc="upper center",
+                bbox_to_anchor=(0.5, -0.14))  # fmt: skip
 
     widths = {name: of.width(record, name) for name in names}
     order = sorted(names, key=lambda name: np.nan_to_num(median(widths[name]), nan=-1))
@@ -100,7 +102,7 @@ def found_by_search(record):
         f"{number(ends['sgd'][-1])}%"
     )
     plots.labels(left, title, "trials K", "test error of the best of K (%), mean, 90% band")
-    words = {"rate": "rate", "slow": "1 - alpha\n1 - rho1", "slower": "1 - rho2", "delta": "delta"}
+    words = {"rate": "rate", "slow": "1 - alpha or rho1", "slower": "1 - rho2", "delta": "delta"}
     for i, space in enumerate(SPACES):
         for j, name in enumerate(words):
             place = of.values(record, "place", name=name, space=space)
@@ -120,10 +122,10 @@ def found_by_search(record):
     right.set_xticks(range(len(words)), words.values())
     place = record["place"]
     edge = ((place < of.EDGE) | (place > 1 - of.EDGE)).any("space")
-    counted = [f"{n} {int(edge.sel(name=n).sum())}" for n in words]
+    counted = [f"{words[n]}: {int(edge.sel(name=n).sum())}" for n in words]
     title = f"Seeds with a best trial at an edge of the range (grey):\n{', '.join(counted)}"
     plots.labels(right, title, "hyperparameter", "place of the best trial in its range (log)")
-    right.legend(frameon=False, fontsize=7, ncols=2, loc="upper center")
+    legend(right, fontsize=7, ncols=2, loc="upper center")
     return made
 
 

@@ -11,7 +11,7 @@ from dlstudy.data import Data, Split
 from dlstudy.optimizers import make
 
 # Streams of a seed's key.
-INIT, ORDER, TRIALS, PIXEL = range(10, 14)
+INIT, ORDER, TRIALS = range(10, 13)
 
 BLOWN = 10.0  # times the first loss: a batch's loss above has diverged
 
@@ -24,18 +24,17 @@ class Splits(NamedTuple):
     test: Split  # untouched by any choice
 
 
-def cut(data: Data, train_size: int) -> Splits:
-    """The first training images to train on, the rest to tune on, what is left to test on.
+def splits_of(data: Data) -> Splits:
+    """Its splits, images as rows of pixels."""
+    flat = lambda split: Split(split.x.reshape(len(split.y), -1), split.y)  # noqa: E731
+    return Splits(*map(flat, (data.train, data.tune, data.test)))
 
-    The tuning set must be large: a tenth of a small error on few images is less than one image.
-    """
-    import numpy as np
 
-    flat = lambda x, y: Split(x.reshape(len(y), -1), y)  # noqa: E731
-    x, y = data.train
-    rest = (np.concatenate(pair) for pair in zip(data.tune, data.test, strict=True))
-    return Splits(flat(x[:train_size], y[:train_size]), flat(x[train_size:], y[train_size:]),
-                  flat(*rest))  # fmt: skip
+class Start(NamedTuple):
+    """What an optimizer has no part in."""
+
+    params: object  # tree of float32 arrays
+    rows: jax.Array  # int[T, B], of each batch
 
 
 class Net(NamedTuple):
@@ -52,18 +51,23 @@ class Net(NamedTuple):
     def loss(self, params, split):
         return losses.cross_entropy(self.model.apply({"params": params}, split[0])[0], split[1])
 
-    def batches(self, key, examples: int):
-        """Rows of each batch, int[T, B]: passes in a new order each; a last partial one is left."""
-        key = jax.random.fold_in(key, ORDER)
+    def begin(self, key, splits: Splits) -> Start:
+        """Weights, and the rows of each batch: passes in a new order each, a last part left out."""
+        examples = splits.train.y.shape[0]
         steps = examples // self.batch_size
         order = jax.vmap(lambda k: jax.random.permutation(k, examples))(
-            jax.random.split(key, self.epochs)
+            jax.random.split(jax.random.fold_in(key, ORDER), self.epochs)
         )
-        return order[:, : steps * self.batch_size].reshape(-1, self.batch_size)
+        rows = order[:, : steps * self.batch_size].reshape(-1, self.batch_size)
+        return Start(self.init(key, splits.train.x[0]), rows)
 
-    def train(self, optimizer, key, splits: Splits) -> dict:
+    def begin_repeats(self, key, splits: Splits, repeats: int) -> Start:
+        """Starts of runs from other weights in another order, [repeats, ...]."""
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(repeats, dtype=jnp.uint32))
+        return jax.vmap(lambda k: self.begin(k, splits))(keys)
+
+    def train(self, optimizer, start: Start, splits: Splits) -> dict:
         """One run: errors and losses at its end, its first losses, and where it diverged."""
-        params = self.init(key, splits.train.x[0])
 
         def step(state, rows):
             params, memory = state
@@ -72,29 +76,27 @@ class Net(NamedTuple):
             updates, memory = optimizer.update(gradient, memory, params)
             return (optax.apply_updates(params, updates), memory), loss
 
-        rows = self.batches(key, splits.train.y.shape[0])
-        (params, _), seen = jax.lax.scan(step, (params, optimizer.init(params)), rows)
+        first = start.params, optimizer.init(start.params)
+        (params, _), seen = jax.lax.scan(step, first, start.rows)
         bad = ~(seen <= BLOWN * seen[0])
         row = {
             "early_loss": seen[: self.early],
             "diverged_at": jnp.where(bad.any(), bad.argmax(), -1).astype(jnp.int32),
-            "train_loss": self.loss(params, splits.train),
-            "tune_loss": self.loss(params, splits.tune),
         }
         for name in ("tune", "test"):
             split = getattr(splits, name)
             logits = self.model.apply({"params": params}, split.x)[0]
+            row[f"{name}_loss"] = losses.cross_entropy(logits, split.y)
             row[f"{name}_error"] = losses.error_rate(logits, split.y)
         return row
 
-    def repeated(self, optimizer, key, splits: Splits, repeats: int) -> dict:
-        """Means over runs from other weights in another order; first losses are the first run's.
+    def repeated(self, optimizer, starts: Start, splits: Splits) -> dict:
+        """Means over the runs of `begin_repeats`; the first losses are the first run's.
 
         "early_peak" is the largest of the first losses over the very first, a geometric mean over
         runs; "diverged_at" the first step at which any run diverged.
         """
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(repeats, dtype=jnp.uint32))
-        rows = jax.lax.map(lambda k: self.train(optimizer, k, splits), keys)
+        rows = jax.lax.map(lambda start: self.train(optimizer, start, splits), starts)
         early, at = rows.pop("early_loss"), rows.pop("diverged_at")
         peak = jnp.log(early.max(1) / early[:, 0])  # NaN where a loss is
         last = jnp.int32(2**30)
@@ -148,88 +150,3 @@ def searcher(space: str, trial: Trial, scale: float):
     delta = trial.delta if space == "adam" else jnp.full_like(trial.delta, DELTA)
     rate = trial.rate * jnp.maximum(delta, scale)
     return make("adam", rate, rho1=1 - trial.slow, rho2=1 - trial.slower, delta=delta)
-
-
-# -- scaling the loss and one feature, in float64
-
-
-def rescaled(net: Net, config, key, splits: Splits) -> dict:
-    """Full-batch descent with the loss, or one input feature, scaled by c.
-
-    Returns:
-      "loss_change" [ways, scales]: largest relative change of the loss curve over its steps;
-      "feature_change" [2, scales, 2]: size of the change of the feature's weights as they act on
-      the unscaled feature, after the first and after the last step, under Adam and SGD;
-      "feature_gap" [2, scales]: largest relative distance between the loss curves of the scaled
-      feature and of the unscaled one whose rate is c (Adam) or c^2 (SGD) times as high;
-      "curves" [2, scales, T]: losses over c of Adam with its default delta and of SGD.
-    """
-    x, y = splits.train.x[: config.scale_size].astype(jnp.float64), splits.train.y
-    y = y[: config.scale_size]
-    start = jax.tree.map(lambda a: a.astype(jnp.float64), net.init(key, splits.train.x[0]))
-    lit = (x > 0).mean(0) > 0.2
-    pixel = jax.random.categorical(jax.random.fold_in(key, PIXEL), jnp.where(lit, 0.0, -jnp.inf))
-    row = jnp.arange(x.shape[1]) == pixel
-    sgd, adam, still = config.scale_sgd_rate, config.scale_adam_rate, config.no_delta
-
-    def first_kernel(params, change):
-        layer = params["hidden_0"]
-        return params | {"hidden_0": layer | {"kernel": change(layer["kernel"])}}
-
-    def run(optimizer, scale=1.0, feature=1.0, boost=1.0):
-        """(losses over `scale` [T + 1], the pixel's weights times `feature` [T + 1, U])."""
-        inputs = jnp.where(row[None], feature, 1.0) * x
-        params = first_kernel(start, lambda k: k / jnp.where(row, feature, 1.0)[:, None])
-        loss = lambda p: self_loss(p) * scale  # noqa: E731
-        self_loss = lambda p: net.loss(p, Split(inputs, y))  # noqa: E731
-        seen = lambda p: p["hidden_0"]["kernel"][pixel] * feature  # noqa: E731
-
-        def step(state, _):
-            params, memory = state
-            value, gradient = jax.value_and_grad(loss)(params)
-            updates, memory = optimizer.update(gradient, memory, params)
-            updates = first_kernel(updates, lambda k: k * jnp.where(row, boost, 1.0)[:, None])
-            return (optax.apply_updates(params, updates), memory), (value / scale, seen(params))
-
-        (params, _), (values, weights) = jax.lax.scan(
-            step, (params, optimizer.init(params)), length=config.scale_steps
-        )
-        return jnp.append(values, self_loss(params)), jnp.append(weights, seen(params)[None], 0)
-
-    apart = lambda a, b: (jnp.abs(a - b) / jnp.abs(b)).max()  # noqa: E731
-    scales = jnp.asarray(config.loss_scales)
-    ways = {
-        "adam": lambda c: make("adam", adam),
-        "adam_no_delta": lambda c: make("adam", adam, delta=still),
-        "adam_scaled_delta": lambda c: make("adam", adam, delta=1e-8 * c),
-        "sgd": lambda c: make("sgd", sgd),
-        "sgd_matched": lambda c: make("sgd", sgd / c),
-    }
-    curves = {
-        name: jax.lax.map(lambda c, way=way: run(way(c), scale=c)[0], scales)
-        for name, way in ways.items()
-    }
-    plain = {name: run(way(1.0))[0] for name, way in ways.items()}
-    change = [jax.vmap(lambda a, n=n: apart(a, plain[n]))(curves[n]) for n in ways]
-    features = jnp.asarray(config.feature_scales)
-    changes, gaps = [], []
-    for optimizer, power in ((make("adam", adam, delta=still), 1), (make("sgd", sgd), 2)):
-
-        def both(c, optimizer=optimizer, power=power):
-            found, weights = run(optimizer, feature=c)
-            moved = jnp.linalg.norm(weights[jnp.array([1, -1])] - weights[:1], axis=1)
-            return moved, apart(found, run(optimizer, boost=c**power)[0])
-
-        moved, gap = jax.lax.map(both, features)
-        changes.append(moved)
-        gaps.append(gap)
-    return {
-        "loss_change": jnp.stack(change),
-        "curves": jnp.stack([curves["adam"], curves["sgd"]]),
-        "feature_change": jnp.stack(changes),
-        "feature_gap": jnp.stack(gaps),
-    }
-
-
-SCALING_ARMS = ("adam", "adam_no_delta", "adam_scaled_delta", "sgd", "sgd_matched")
-FEATURE_ARMS = ("adam", "sgd")

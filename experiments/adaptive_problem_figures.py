@@ -7,7 +7,7 @@ import numpy as np
 from dlstudy import plots
 from experiments import adaptive_problem_statistics as on
 from experiments import adaptive_statistics as of
-from experiments.adaptive_words import median, number
+from experiments.adaptive_words import legend, median, number
 
 EARLY = 40  # steps shown of the first
 
@@ -59,7 +59,7 @@ def pace(record):
         f"RMSProp's tends to {number(last)} rates"
     )
     plots.labels(axis, title, "step", "size of the step (rates), constant magnitude")
-    axis.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 0.12))
+    legend(axis, fontsize=8, loc="lower left", bbox_to_anchor=(0, 0.12))
     return made
 
 
@@ -105,7 +105,7 @@ def reddi(record):
     words = {
         "adam": "Adam, rho2 = 1 / (1 + C²)",
         "adam_large_rho": f"Adam, rho2 = {record.attrs['reddi_hidden']:g}",
-        "amsgrad": "AMSGrad", "sgd": "SGD",
+        "amsgrad": "AMSGrad",
     }  # fmt: skip
     for i, (arm, label) in enumerate(words.items()):
         path = of.values(record, "reddi_x", reddi_arm=arm)
@@ -146,7 +146,7 @@ def wilson(record):
         f"in the share of positives to {number(gap)}; Optax's AdaGrad is {number(hidden)} off it"
     )
     plots.labels(axis, title, "", "accuracy on new examples (share)")
-    axis.legend(frameon=False, fontsize=8.5, loc="lower left")
+    legend(axis, fontsize=8.5, loc="lower left")
     return made
 
 
@@ -183,7 +183,7 @@ def oscillation(record):
         below.set_ylim(-0.03, 1.03)
         medians = " / ".join(number(median(values)) for values in found.values())
         plots.labels(below, f"{where.capitalize()}: median reversals {medians}", "",
-                     f"share of steps reversed\nuntil loss x {goal:g}")  # fmt: skip
+                     f"share of steps reversed\nuntil distance x {goal:g}")  # fmt: skip
     return made
 
 

@@ -89,7 +89,6 @@ def reddi(config, key) -> dict:
         "adam": make("adam", rate, **constants),
         "adam_large_rho": make("adam", rate, rho1=0.0, rho2=config.reddi_hidden),
         "amsgrad": make("amsgrad", rate, **constants),
-        "sgd": make("sgd", rate),
     }
 
     def path(optimizer):
@@ -106,7 +105,7 @@ def reddi(config, key) -> dict:
     return {"reddi_x": paths[:, moments(config.reddi_steps) - 1], "reddi_end": paths[:, -1]}
 
 
-REDDI_ARMS = ("adam", "adam_large_rho", "amsgrad", "sgd")
+REDDI_ARMS = ("adam", "adam_large_rho", "amsgrad")
 
 
 # -- where adaptive methods generalise worse (Wilson et al. 2017)
@@ -236,25 +235,26 @@ def track(config, name: str, world, rates) -> dict:
     return {"error": away, "gain": jnp.sqrt(update / gradient)}
 
 
-def track_worlds(config, name, world, rates) -> dict:
-    """`track` in several worlds: scales [worlds, T], results [worlds, rates, BINS]."""
-    minima, noise, scales = world
-    return jax.vmap(lambda scale: track(config, name, (minima, noise, scale), rates))(scales)
-
-
 def tracking(config, key) -> dict:
-    """Both worlds, drawn twice: to tune rates on ("tune") and to report ([0] and [1])."""
-    base = jax.random.fold_in(key, TRACKING)
+    """Both worlds, drawn twice: to tune rates on, and to report.
+
+    Returns:
+      "tune_error", "test_error" and "test_gain", [worlds, trackers, rates, BINS]; see `track`.
+    """
+    key = jax.random.fold_in(key, TRACKING)
     rates = jnp.asarray(config.track_rates)
-    found = {}
-    for name, key in (("tune", jax.random.fold_in(base, 0)), ("test", jax.random.fold_in(base, 1))):
-        minima, noise, scales = worlds(config, key)
-        rows = [track_worlds(config, o, (minima, noise, scales), rates) for o in TRACKERS]
-        found |= {
-            f"{name}_{kind}": jnp.stack([row[kind] for row in rows], 1)
-            for kind in (("error",) if name == "tune" else ("error", "gain"))
-        }
-    return found  # [worlds, trackers, rates, BINS]
+    minima, noise, scales = jax.vmap(lambda k: worlds(config, k))(jax.random.split(key))
+
+    def follow_both(name):
+        """[draws, worlds, rates, BINS]."""
+        one = lambda m, n, scale: track(config, name, (m, n, scale), rates)  # noqa: E731
+        in_worlds = jax.vmap(one, (None, None, 0))
+        return jax.vmap(in_worlds)(minima, noise, scales)
+
+    rows = [follow_both(name) for name in TRACKERS]
+    found = {kind: jnp.stack([row[kind] for row in rows], 2) for kind in ("error", "gain")}
+    (tune, test), gain = found["error"], found["gain"][1]
+    return {"tune_error": tune, "test_error": test, "test_gain": gain}
 
 
 # -- oscillation on an ill-conditioned quadratic
@@ -281,24 +281,22 @@ def oscillation(config, key) -> dict:
     times = jnp.arange(0.0, steps)[:, None] / config.period + phases[None]
     wandering = most ** (0.5 + 0.5 * jnp.sin(2 * jnp.pi * times))
     still = jnp.broadcast_to(curvature[None], (steps, size))
-    problems = (
-        (jnp.eye(size), still), (rotation, still), (jnp.eye(size), wandering),
-    )  # fmt: skip
-    makers = (
-        (lambda rate: make("sgd", rate), jnp.asarray(config.descent_rates)),
-        (lambda rate: make("rmsprop", rate, rho=config.rho), jnp.asarray(config.rmsprop_rates)),
+    turned = jnp.stack([jnp.eye(size), rotation, jnp.eye(size)])
+    curvatures = jnp.stack([still, still, wandering])
+
+    def at_rates(name, rates, **constants):
+        def one(rotation, curvatures, rate):
+            optimizer = make(name, rate, **constants)
+            return swing(optimizer, rotation, curvatures, start, config.target)
+
+        in_problems = jax.vmap(one, (0, 0, None))
+        return jax.vmap(in_problems, (None, None, 0), 1)(turned, curvatures, jnp.asarray(rates))
+
+    both = (
+        at_rates("sgd", config.descent_rates),
+        at_rates("rmsprop", config.rmsprop_rates, rho=config.rho),
     )
-    rows = [
-        [
-            jax.vmap(lambda r, m=maker, p=problem: swing(m(r), *p, start, config.target))(rates)
-            for maker, rates in makers
-        ]
-        for problem in problems
-    ]
-    stacked = jax.tree.map(lambda *a: jnp.stack(a), *[
-        jax.tree.map(lambda *a: jnp.stack(a), *row) for row in rows
-    ])  # fmt: skip
-    return stacked
+    return jax.tree.map(lambda *pair: jnp.stack(pair, 1), *both)
 
 
 PROBLEMS = ("axis", "rotated", "moving")
@@ -306,9 +304,10 @@ SWINGERS = ("sgd", "rmsprop")
 
 
 def swing(optimizer, rotation, curvatures, start, target: float) -> dict:
-    """One descent from u = start, measured until the loss is `target` of its start for good.
+    """One descent from u = start, measured until |u| stays below `target` of its start.
 
-    "For good" would need the end of time: what counts is the first step at or below the target.
+    A method whose steps are too long may pass below by chance: what counts is the step after the
+    last one above.
 
     Returns:
       "time": steps until then (nan: never); "reversals": share of the steps until then that point
@@ -327,17 +326,18 @@ def swing(optimizer, rotation, curvatures, start, target: float) -> dict:
 
     last, (u, updates) = jax.lax.scan(step, (first, optimizer.init(first)), curvatures)
     u = jnp.concatenate([u, (rotation.T @ last[0])[None]])
-    now = jnp.concatenate([curvatures, curvatures[-1:]])
-    loss = (now * u**2).sum(1)
-    there = loss <= target * (curvatures[0] * start**2).sum()
-    time = jnp.where(there.any(), there.argmax(), len(curvatures))
+    # Not the loss, most of which lies in the steep directions: the others would not matter.
+    distance = jnp.linalg.norm(u, axis=1)
+    above = ~(distance <= target * distance[0])
+    time = len(distance) - above[::-1].argmax()  # the start is above
+    there = time < len(distance)
     crossed = jnp.cumsum(jnp.sign(u) != jnp.sign(start)[None], 0) > 0
     after = jnp.where(crossed, jnp.abs(u / start[None]), 0.0).max(1)
-    numbers = jnp.arange(len(loss))
+    numbers = jnp.arange(len(distance))
     against = (updates[1:] * updates[:-1]).sum(1) < 0
     counted = numbers[1:-1] < time  # the pair of steps numbered i - 1 and i, from 0
     return {
-        "time": jnp.where(there.any(), time.astype(jnp.float64), jnp.nan),
+        "time": jnp.where(there, time.astype(jnp.float64), jnp.nan),
         "reversals": jnp.where(counted, against, False).mean() / jnp.maximum(counted.mean(), 1e-9),
         "amplitude": jnp.where(numbers <= time, after, 0.0).max(),
         "largest": jnp.minimum(after.max(), FAR),

@@ -7,6 +7,7 @@ import numpy as np
 from experiments import adaptive_conformance as conformance
 from experiments import adaptive_networks as networks
 from experiments import adaptive_problems as problems
+from experiments import adaptive_scaling as scales
 
 # Arms beside the optimizers at their best rates and the spaces of random search.
 PROBLEM_ARMS = {
@@ -37,7 +38,7 @@ VARIABLES = {
     "track_gain": (("world", "tracker", "seed", "track_rate", "part"), "1",
                    "size of the step over that of the gradient, root mean squares"),
     "swing_time": (("problem", "swinger", "seed", "swing_rate"), "steps",
-                   "until the loss is at the target; nan: never"),
+                   "until the distance to the minimum stays below the target; nan: it does not"),
     "swing_reversals": (("problem", "swinger", "seed", "swing_rate"), "1",
                         "share of the steps until then that point against the one before"),
     "swing_amplitude": (("problem", "swinger", "seed", "swing_rate"), "starts",
@@ -60,8 +61,8 @@ VARIABLES = {
                    "loss of the batch, first run"),
     "early_peak": (("optimizer", "seed", "rate"), "1",
                    "largest of the early losses over the first"),
-    "train_loss": (("optimizer", "seed", "rate"), "nats", "training loss at the end"),
     "tune_loss": (("optimizer", "seed", "rate"), "nats", "tuning loss at the end"),
+    "test_loss": (("optimizer", "seed", "rate"), "nats", "test loss at the end"),
     "tune_error": (("optimizer", "seed", "rate"), "1", "tuning error at the end"),
     "test_error": (("optimizer", "seed", "rate"), "1", "test error at the end"),
     "diverged_at": (("optimizer", "seed", "rate"), "step",
@@ -135,8 +136,8 @@ def assemble(config, seeds, rows):
         "rmsprop_rate": ("swing_rate", config.rmsprop_rates),
         "algorithm": list(conformance.ALGORITHMS),
         "schedule": list(conformance.SCHEDULES),
-        "scaling_arm": list(networks.SCALING_ARMS),
-        "feature_arm": list(networks.FEATURE_ARMS),
+        "scaling_arm": list(scales.SCALING_ARMS),
+        "feature_arm": list(scales.FEATURE_ARMS),
         "loss_scale": list(config.loss_scales),
         "feature_scale": list(config.feature_scales),
         "scale_step": np.arange(config.scale_steps + 1),
@@ -159,7 +160,6 @@ def assemble(config, seeds, rows):
         "target": config.target,
         "calm": config.calm,
         "reddi_hidden": config.reddi_hidden,
-        "test_images": 360,
     }
     return xarray.Dataset(variables, coords, attributes)
 
@@ -186,8 +186,8 @@ def _networks(rows) -> dict:
     names = (
         "early_loss",
         "early_peak",
-        "train_loss",
         "tune_loss",
+        "test_loss",
         "tune_error",
         "test_error",
         "diverged_at",

@@ -17,6 +17,7 @@ from experiments import adaptive_conformance as conformance
 from experiments import adaptive_networks as networks
 from experiments import adaptive_problems as problems
 from experiments import adaptive_record as records
+from experiments import adaptive_scaling as scaling
 
 
 def run(config, data: Data, host: Host):
@@ -49,11 +50,15 @@ class Study:
     def __init__(self, config, data: Data, host: Host, seeds):
         self.config, self.host = config, host
         self.keys = sweep.seed_keys(config.seed, seeds)
-        self.splits = jax.device_put(networks.cut(data, config.train_size))
+        self.splits = jax.device_put(networks.splits_of(data))
         self.net = networks.Net(
             models.MLP(config.widths, data.classes), config.batch_size, config.epochs,
             config.early_steps,
         )  # fmt: skip
+        begin = self.over_seeds(
+            lambda key, splits: self.net.begin_repeats(key, splits, config.repeats), 1
+        )
+        self.starts = begin(self.keys, self.splits)
 
     def over_seeds(self, function, shared=0):
         return sweep.over_seeds(function, self.host.layout, shared=shared)
@@ -89,10 +94,10 @@ class Study:
             return self.once("conformance", compute)
 
     def run_scaling(self) -> dict:
-        """The network with loss or input scaled; see `networks.rescaled`."""
+        """The network with loss or input scaled; see `adaptive_scaling`."""
 
         def one(key, splits):
-            return networks.rescaled(self.net, self.config, key, splits)
+            return scaling.rescaled(self.net, self.config, key, splits)
 
         with jax.enable_x64(True):
             return self.once("scaling", lambda: self.over_seeds(one, 1)(self.keys, self.splits))
@@ -101,26 +106,26 @@ class Study:
         """Programs of the networks: by optimizer, and by family of random search."""
         config = self.config
         grid = jnp.asarray(config.rate_grid, jnp.float32)
-        programs = []
 
         def at_rates(name):
-            def one(key, splits):
+            def one(starts, key, splits):
                 def train(rate):
                     optimizer = make(name, rate, momentum=config.momentum)
-                    return self.net.repeated(optimizer, key, splits, config.repeats)
+                    return self.net.repeated(optimizer, starts, splits)
 
                 return jax.vmap(train)(grid)
 
             return one
 
         def searched(spaces):
-            def one(key, splits):
+            def one(starts, key, splits):
+                start = jax.tree.map(lambda a: a[0], starts)
                 trials = networks.draw_trials(config, key)
 
                 def train(space):
                     return jax.vmap(
                         lambda trial: self.net.train(
-                            networks.searcher(space, trial, config.delta_scale), key, splits
+                            networks.searcher(space, trial, config.delta_scale), start, splits
                         )
                     )(trials)
 
@@ -129,12 +134,13 @@ class Study:
 
             return one
 
+        programs = []
         for one in [
             *map(at_rates, config.optimizers),
             *map(searched, (networks.SPACES[:2], networks.SPACES[2:])),
         ]:
             program = self.over_seeds(one, 1)
-            program.compile(self.keys, self.splits, pool=pool)
+            program.compile(self.starts, self.keys, self.splits, pool=pool)
             programs.append(program)
         return programs[:-2], programs[-2:]
 
@@ -142,7 +148,7 @@ class Study:
         """Errors and losses [S, rates, ...], a row for each optimizer."""
         return run_stage(
             self.host, "rates", len(programs), lambda: (),
-            lambda unit, state: (state, programs[unit](self.keys, self.splits)),
+            lambda unit, state: (state, programs[unit](self.starts, self.keys, self.splits)),
             lambda row: {"best error": float(np.median(row["tune_error"].min(1)))},
         )  # fmt: skip
 
@@ -150,7 +156,7 @@ class Study:
         """Errors and losses [S, spaces, trials, ...] and the trials [S, trials], for each family"""
 
         def advance(unit, state):
-            row, trials = programs[unit](self.keys, self.splits)
+            row, trials = programs[unit](self.starts, self.keys, self.splits)
             return state, row | trials._asdict()
 
         return run_stage(

@@ -1,4 +1,4 @@
-"""Numbers in the titles of the figures of `adaptive`."""
+"""Numbers in the titles of the figures of `adaptive`, and their legends."""
 
 import numpy as np
 
@@ -17,3 +17,9 @@ def number(value: float) -> str:
 
 def seeds_line(record) -> str:
     return f"{record.sizes['seed']} seeds; lines: medians, bands: quartiles, faint: single seeds"
+
+
+def legend(axis, **options):
+    """A legend, if there is something to tell apart."""
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, **options)
