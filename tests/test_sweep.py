@@ -157,6 +157,19 @@ batch = jax.device_get(sweep.over_seeds(train, Layout(2, "vmap"), shared=1)(
     sweep.seed_keys(0, range(5)), data))
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5),
              together[:2], batch)
+
+# Batches of LAPACK's factorisations on two devices at once wait for each other for ever.
+def factor(key, scale):
+    matrices = jax.random.normal(key, (8, 30, 30)) * scale
+    return jax.lax.map(lambda a: jnp.linalg.qr(a)[0], matrices), jnp.linalg.qr(matrices)[1]
+
+call = sweep.over_seeds(factor, Layout(2, "map"), shared=1)
+found = call(sweep.seed_keys(0, range(5)), 2.0)
+assert all(len(leaf.sharding.device_set) == 1 for leaf in found)
+assert call.traces == 1
+compiled = sweep.over_seeds(factor, Layout(2, "map"), shared=1)
+compiled.compile(sweep.seed_keys(0, range(5)), 2.0)
+jax.tree.map(np.testing.assert_array_equal, found, compiled(sweep.seed_keys(0, range(5)), 2.0))
 print("equal")
 """
 
