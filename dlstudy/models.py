@@ -84,6 +84,8 @@ class Conv(nn.Module):
         if not self.use_bias:
             return convolve(x, kernel)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        if isinstance(probe, dict):
+            return convolution.separate_convolve(x, kernel, bias, probe)
         if probe is not None:
             return convolution.probed_convolve(x, kernel, bias, probe)
         return convolve(x, kernel) + bias[:, None, None, None]
@@ -102,6 +104,8 @@ class Dense(nn.Module):
     def __call__(self, x, probe=None):
         kernel = self.param("kernel", _by_row, (self.features, x.shape[0]))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        if isinstance(probe, dict):
+            return convolution.separate_dense(x, kernel, bias, probe)
         if probe is not None:
             return convolution.probed_dense(x, kernel, bias, probe)
         return kernel @ x + bias[:, None]

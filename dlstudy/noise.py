@@ -1,8 +1,8 @@
 """How noisy a minibatch gradient is: per-example gradients, their covariance, the noise scale.
 
 For any loss, `per_example_gradients` and `gradient_spread` map `grad` over examples. A
-`models.CNN` can do better: `gradient_and_noise` and `models.CNN.own_gradients` need one batched
-backward pass. What batches of two sizes tell of the noise, and what the batch size saves, is
+`models.CNN` can do better: `gradient_and_noise` and `network_gradients` need one batched backward
+pass. What batches of two sizes tell of the noise, and what the batch size saves, is
 McCandlish, Kaplan & Amodei 2018, "An empirical model of large-batch training".
 """
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlstudy import convolution
 from dlstudy.chunks import map_over_chunks, mean_over_chunks
 
 
@@ -74,6 +75,40 @@ def per_example_gradients(loss, params, data, chunk=None):
 def _own(loss, params, batch):
     one = jax.grad(lambda p, example: loss(p, jax.tree.map(lambda a: a[None], example)))
     return jax.vmap(one, (None, 0))(params, batch)
+
+
+def network_gradients(loss, apply_fn, params, batch, *, factored=False):
+    """Every example's own gradient of a `models.CNN`, by one backward pass of the whole batch.
+
+    The convolutions' are one product of matrices for each example. Those of the head, which are
+    outer products, are large: to write them out takes most of the time where it reads much. With
+    `factored` they stay factors.
+
+    Args:
+      loss: (logits, labels) -> mean loss of the batch.
+      apply_fn: the model's `apply`.
+      params: the parameters.
+      batch: (images [B, ...], labels [B]).
+      factored: leave the head's kernel a `convolution.Outer`.
+
+    Returns:
+      A tree like `params` with a leading axis [B].
+    """
+    images, labels = batch
+    size = labels.shape[0]
+    convolutions = [name for name in params if name != "head"]
+    names = [*sorted(convolutions, key=lambda name: int(name.removeprefix("conv_"))), "head"]
+    nothing = jax.tree.map(lambda a: jnp.zeros((size, *a.shape), a.dtype), params)
+    factors = (jnp.zeros((n, size), images.dtype) for n in params["head"]["kernel"].shape)
+    nothing["head"] = nothing["head"] | {"kernel": convolution.Outer(*factors)}
+
+    def total(own):
+        return loss(apply_fn({"params": params}, images, own)[0], labels) * size
+
+    own = dict(zip(names, jax.grad(total)([nothing[name] for name in names]), strict=True))
+    if not factored:
+        own["head"] = own["head"] | {"kernel": own["head"]["kernel"].whole()}
+    return own
 
 
 class Spread(NamedTuple):

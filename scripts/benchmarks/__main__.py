@@ -28,7 +28,7 @@ from rich.table import Table
 from dlstudy import records
 from dlstudy.host import available_cpus
 from scripts.benchmarks import results
-from scripts.benchmarks.workers import Task, Worker
+from scripts.benchmarks.workers import EXAMPLES, Task, Worker
 
 SECTIONS = {
     "peers": ("ours", "pytorch", "plain_flax"),
@@ -36,6 +36,7 @@ SECTIONS = {
     "instruments": (
         "bare", "norms", "taylor", "evaluation", "evaluation_all", "gradient", "curvature",
     ),
+    "examples": EXAMPLES,
 }  # fmt: skip
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 
@@ -102,6 +103,9 @@ def tasks_of(options, network: str) -> list[list[Task]]:
         # All 4,000 images: the curvature's 512 are measured against an epoch of the default run.
         size, seeds = (1024, 4) if options.quick else (4000, 4)
         groups.append([Task(part, network, size, seeds) for part in SECTIONS["instruments"]])
+    if "examples" in options.only:
+        parts = [p for p in EXAMPLES if p != "own_pytorch" or not options.no_torch]
+        groups.append([Task(part, network, 64, 1) for part in parts])
     return groups
 
 

@@ -52,6 +52,38 @@ def ours(task):
     return lambda: epoch_seconds(work, task.seeds)
 
 
+def torch_network(network: str):
+    """The network in PyTorch."""
+    from torch import nn
+
+    if network == "one_conv":
+        return nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(25088, 10)
+        )
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(1568, 10),
+    )  # fmt: skip
+
+
+def flax_network(network: str):
+    """The network of Flax's own layers."""
+    import flax.linen as nn
+
+    widths, pool = ((32,), False) if network == "one_conv" else ((16, 32), True)
+
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for width in widths:
+                x = nn.relu(nn.Conv(width, (3, 3))(x))
+                x = nn.max_pool(x, (2, 2), (2, 2)) if pool else x
+            return nn.Dense(10)(x.reshape(x.shape[0], -1))
+
+    return Network()
+
+
 def pytorch(task):
     """PyTorch eager: one seed, every core a thread, or the GPU."""
     import torch
@@ -62,15 +94,7 @@ def pytorch(task):
     torch.set_num_threads(available_cpus())
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if task.network == "one_conv":
-        layers = [nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(25088, 10)]
-    else:
-        layers = [
-            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Flatten(), nn.Linear(1568, 10),
-        ]  # fmt: skip
-    model = nn.Sequential(*layers).to(device)
+    model = torch_network(task.network).to(device)
     optimizer = torch.optim.Adam(model.parameters(), RATE)
     cross_entropy = nn.CrossEntropyLoss()
     split = images_and_labels(task)
@@ -98,23 +122,12 @@ def plain_flax(task):
 
     On a CPU it is so slow that it trains on a quarter of the images; a step costs the same.
     """
-    import flax.linen as nn
     import jax
     import jax.numpy as jnp
     import optax
 
     part = 4 if jax.default_backend() == "cpu" and task.images >= 8 * task.batch else 1
-    widths, pool = ((32,), False) if task.network == "one_conv" else ((16, 32), True)
-
-    class Network(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            for width in widths:
-                x = nn.relu(nn.Conv(width, (3, 3))(x))
-                x = nn.max_pool(x, (2, 2), (2, 2)) if pool else x
-            return nn.Dense(10)(x.reshape(x.shape[0], -1))
-
-    model, optimizer = Network(), optax.adam(RATE)
+    model, optimizer = flax_network(task.network), optax.adam(RATE)
     split = images_and_labels(task)
     count = len(split.y) // part
     images, labels = jnp.asarray(split.x[:count]), jnp.asarray(split.y[:count])

@@ -4,7 +4,7 @@ import dataclasses
 import statistics
 
 from scripts.benchmarks.counting import training_flops
-from scripts.benchmarks.workers import PEERS
+from scripts.benchmarks.workers import EXAMPLES, PEERS
 
 NETWORKS = {
     "one_conv": ("convolution 3x3x32, dense", (32,), False),
@@ -22,6 +22,11 @@ NAMES = {
     "evaluation_all": "evaluation of train, tune and test",
     "gradient": "full-batch gradient and tr Sigma",
     "curvature": "g'Hg, largest eigenvalues",
+    "mean_gradient": "mean gradient of a batch",
+    "own_factored": "per-example gradients, dense ones as factors",
+    "own_written": "per-example gradients, written out",
+    "own_flax": "vmap(grad) of flax nn.Conv",
+    "own_pytorch": "torch.func vmap(grad)",
 }
 
 
@@ -96,6 +101,15 @@ def figures_of(network: str, workers: dict) -> list[Figure]:
         add("rate", "share of the matrix-product rate", shares, 1 / 3, most=False)
         add("rate", "matrix-product rate", [r / 1e9 for r in rates], unit="GFLOP/s")
         add("rate", "training", [work / s / 1e9 for s in seconds["ours"]], unit="GFLOP/s")
+    if "mean_gradient" in seconds:
+        for part in ("own_factored", "own_written"):
+            if part in seconds:
+                times = ratio(part, "mean_gradient")
+                add("examples", f"{NAMES[part]}: of the mean's time", times, 1.5)
+        for part in ("own_flax", "own_pytorch"):
+            if {part, "own_written"} <= seconds.keys():
+                times = ratio("own_written", part)
+                add("examples", f"written out, of the time of {NAMES[part]}", times)
     if "bare" in seconds:
         costs = {
             "norms": ("norms of every step: training", 1.05),
@@ -133,7 +147,7 @@ def part_rows(workers: dict) -> list[tuple[str, ...]]:
         label = NAMES[part]
         if "products" in worker.replies[-1]:
             label += f" ({statistics.median(worker.values('products')):.1f} products)"
-        if part == "matmul":
+        if part in ("matmul", *EXAMPLES):
             label += " (seconds of one)"
         spread = f"{min(seconds):.4f} - {max(seconds):.4f}"
         rows.append((label, f"{statistics.median(seconds):.4f}", spread, memory))
@@ -177,6 +191,8 @@ def as_markdown(machine: dict, notes: list[str], groups: list) -> str:
 def title(network: str, workers: dict) -> str:
     task = next(iter(workers.values())).task
     what = "training" if task.part in PEERS else "instruments"
+    if task.part in EXAMPLES:
+        return f"{network} ({NETWORKS[network][0]}): gradients of a batch of {task.batch}"
     return f"{network} ({NETWORKS[network][0]}): {what}, {task.images} images, {task.seeds} seeds"
 
 

@@ -9,6 +9,7 @@ far. The parent takes the parts in turn; the others wait for their next line and
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import subprocess
@@ -19,14 +20,16 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PEERS = ("ours", "pytorch", "plain_flax", "matmul")  # the rest are instruments
+PEERS = ("ours", "pytorch", "plain_flax", "matmul")
+EXAMPLES = ("mean_gradient", "own_factored", "own_written", "own_flax", "own_pytorch")
+# the rest are instruments
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What one process does."""
 
-    part: str  # a function of `contenders` or `instruments`
+    part: str  # a function of `contenders`, `gradients` or `instruments`
     network: str  # one_conv or two_conv
     images: int  # training images
     seeds: int
@@ -125,15 +128,11 @@ def main(task: Task) -> None:
         print(json.dumps(content), file=replies, flush=True)
 
     began = time.perf_counter()
-    from scripts.benchmarks import contenders
-
+    module = "contenders" if task.part in PEERS else "instruments"
+    module = "gradients" if task.part in EXAMPLES else module
     try:
-        if task.part in PEERS:
-            repeat = getattr(contenders, task.part)(task)
-        else:
-            from scripts.benchmarks import instruments
-
-            repeat = getattr(instruments, task.part)(task)
+        parts = importlib.import_module(f"scripts.benchmarks.{module}")
+        repeat = getattr(parts, task.part)(task)
     except ModuleNotFoundError as error:
         return reply(skipped=f"the package {error.name} is not installed")
     repeat()
