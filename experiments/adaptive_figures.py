@@ -32,7 +32,8 @@ def figures(record):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # medians of nothing, after failures
             made = draw(record)
-        made.supxlabel(seeds_line(record), fontsize=8)
+        if not made.get_supxlabel():
+            made.supxlabel(seeds_line(record), fontsize=8)
         yield name, made
 
 
@@ -120,6 +121,7 @@ def found_by_search(record):
     right.axhspan(1 - of.EDGE, 1, color="0.85")
     right.set(ylim=(-0.02, 1.25))
     right.set_xticks(range(len(words)), words.values())
+    made.supxlabel(f"{record.sizes['seed']} seeds, each with its own trials", fontsize=8)
     place = record["place"]
     edge = ((place < of.EDGE) | (place > 1 - of.EDGE)).any("space")
     counted = [f"{words[n]}: {int(edge.sel(name=n).sum())}" for n in words]

@@ -169,7 +169,7 @@ def oscillation(record):
         top.axvline(4, color="0.5", linewidth=0.8, linestyle=":")
         apart = number(10 ** median(on.too_high(record, problem)))
         plots.labels(top, f"{where.capitalize()}: at four times the best rate SGD\nswings "
-                     f"{apart} times as far (at most 1e6)",
+                     f"{apart} times as far (swings counted to 1e6)",
                      "rate over the median fastest rate", "largest swing (starts)")  # fmt: skip
         found = {
             "SGD": on.swings(record, problem, "reversals")[0],
@@ -209,11 +209,15 @@ def conformance(record):
     for column in range(len(columns)):
         table[0, column].set_height(0.12)
     worst = float(record["conformance"].max())
-    equal = sum(row[3] == "the same" and row[4] == "the same" for row in rows)
+    equal = sum(row[3] == "the same" for row in rows)
     title = (
-        f"In 100 steps no algorithm is further than {number(worst)} from its formula; Optax's "
-        f"default\nof the same or nearest name is the same in {equal} of {len(rows)} (else: gap "
-        "over the path's extent)"
+        f"In 100 steps no algorithm is further than {number(worst)} from its formula; at a "
+        f"constant\nrate Optax's default of the same or nearest name is the same in "
+        f"{equal} of {len(rows)}"
     )
+    made.supxlabel(
+        f"largest distance over {record.sizes['seed']} seeds; else: median largest gap, in percent "
+        "of the path's extent", fontsize=8,
+    )  # fmt: skip
     plots.labels(axis, title, "", "", legend=False)
     return made
