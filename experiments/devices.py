@@ -73,6 +73,9 @@ def _refused(what: str, name: str, stored: Any) -> str:
 
 
 def _configure_cpu(devices: int) -> None:
+    if devices > 1:
+        # Read when LAPACK is loaded. Its threads wait by spinning, in the way of the devices.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import jax
 
     given = os.environ.get("XLA_FLAGS", "")
