@@ -14,10 +14,10 @@ import pytest
 from dlstudy import losses, models
 from dlstudy.host import Layout
 from scripts.benchmarks import __main__ as benchmark
-from scripts.benchmarks import instruments, results
+from scripts.benchmarks import gradients, instruments, results
 from scripts.benchmarks.contenders import RATE
 from scripts.benchmarks.counting import training_flops
-from scripts.benchmarks.workers import Task
+from scripts.benchmarks.workers import Task, Worker
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,6 +61,26 @@ def test_the_bare_epoch_takes_the_steps_of_the_trainer():
     full, metrics = jax.jit(trainer.epoch)(state, key, data)
     chex.assert_trees_all_close(bare, full, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(bare_losses, metrics.loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["own_factored", "own_written"])
+def test_the_gradients_of_examples_are_timed(part, monkeypatch):
+    monkeypatch.setattr(instruments, "start", lambda seeds: None)
+    monkeypatch.setattr(gradients, "TIMES", 1)
+    found = getattr(gradients, part)(Task(part, "two_conv", images=16, seeds=1, batch=2))()
+    assert found["seconds"] > 0
+
+
+def test_gradients_of_examples_are_compared_with_the_mean_and_the_peers():
+    def worker(seconds):
+        found = Worker.__new__(Worker)
+        found.replies = [{"seconds": seconds}]
+        return found
+
+    seconds = {"mean_gradient": 2.0, "own_factored": 2.6, "own_written": 4.0, "own_flax": 10.0}
+    figures = results.figures_of("two_conv", {k: worker(v) for k, v in seconds.items()})
+    assert [figure.median for figure in figures] == [1.3, 2.0, 0.4]
+    assert [figure.verdict for figure in figures] == ["met", "MISSED", ""]
 
 
 def test_a_figure_says_whether_its_target_is_met():
