@@ -47,23 +47,22 @@ def network(name: str, widths, classes: int) -> models.MLP:
     return models.MLP(widths, classes, zero_bias=True, batch_norm=True, order=ORDER_OF[name])
 
 
-def make_trainer(model, example, rate, drop, config, optimizer=optimizers.make):
+def make_trainer(model, example, rate, drop, config):
     """A trainer of one run by momentum; `rate` and `drop` may be traced.
 
     Args:
       model: with batch normalisation or without.
       example: an input [D].
       rate: of learning.
-      drop: probability that a hidden unit is dropped.
+      drop: probability that a hidden unit is dropped; None: no dropout.
       config: has `momentum`, `average` (of the running statistics) and `batch_size`.
-      optimizer: (name, rate) -> optimizer.
     """
 
     def init(key):
         return models.initialise(model, jax.random.fold_in(key, 0), example)
 
     def loss(params, running, batch, key):
-        dropout = models.Dropout(key, drop)
+        dropout = None if drop is None else models.Dropout(key, drop)
         logits, taps = model.apply({"params": params}, batch[0], dropout=dropout)
         if model.batch_norm:
             running = normalization.moved(running, taps["statistics"], config.average)
@@ -76,7 +75,7 @@ def make_trainer(model, example, rate, drop, config, optimizer=optimizers.make):
             for i, width in enumerate(model.widths)
         }
     return training.make_noisy_trainer(
-        init, loss, optimizer("momentum", rate, momentum=config.momentum), config.batch_size,
+        init, loss, optimizers.make("momentum", rate, momentum=config.momentum), config.batch_size,
         statistics=statistics,
     )  # fmt: skip
 
