@@ -1,0 +1,431 @@
+"""Trains the arms of `bagging`: settings and arrays in, record out."""
+
+import functools
+import zlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlstudy import ensembles, losses, models, optimizers, sweep, training
+from dlstudy.data import Data
+from dlstudy.host import Host
+from dlstudy.stages import run_stage
+from experiments import bagging_record as records
+from experiments.dropout_runs import narrowed
+
+# Streams of a seed's key.
+SPLIT, ROWS, INIT, ORDER, MASKS, PIXELS, REGRESSION = range(7)
+
+LEAST = 1e-30  # a probability below counts as this one in logarithms of means
+
+
+class Seed(NamedTuple):
+    """The images of one seed, (x [N, D], y [N]) each."""
+
+    train: tuple
+    tune: tuple
+    test: tuple
+
+
+class Share(NamedTuple):
+    """One condition of dropout; arrays with an entry a condition."""
+
+    rate: jax.Array  # Adam's
+    hidden: jax.Array  # probability that a hidden unit is dropped
+
+
+def run(config, data: Data, host: Host):
+    """Runs all stages and returns the record, an `xarray.Dataset` (see `bagging_record`)."""
+    seeds = list(host.seeds(config.num_seeds))
+    study = Study(config, data, host, seeds)
+    with sweep.compiler() as pool:
+        study.compile(pool)
+        rows = {
+            "regression": study.run_regression(),
+            "members": study.run_members(),
+            "dropout": study.run_dropout(),
+        }
+        for count in config.counts:
+            rows[f"wide_{count}"] = study.run_wide(count)
+    return records.assemble(config, seeds, rows, study.bytes_by_count())
+
+
+class Study:
+    """The data on the device, and the programs over seeds."""
+
+    def __init__(self, config, data: Data, host: Host, seeds):
+        self.config, self.host, self.classes = config, host, data.classes
+        self.keys = sweep.seed_keys(config.seed, seeds)
+        every = [data.train, data.tune, data.test]
+        # Each seed cuts all images into splits of its own.
+        self.images = jax.device_put((
+            np.concatenate([split.x.reshape(len(split.y), -1) for split in every]),
+            np.concatenate([split.y for split in every]),
+        ))  # fmt: skip
+        self.separate = self.program(self.members, 1)
+        self.dropout = self.program(
+            functools.partial(self.passes, self.model(config.width)), 1, donate=(0,)
+        )
+        self.monte_carlo = self.program(self.masks, 1)
+        self.wide = {
+            n: self.program(functools.partial(self.begun_passes, self.model(n * config.width)), 1)
+            for n in config.counts
+        }
+
+    def program(self, function, shared, donate=()):
+        return sweep.over_seeds(function, self.host.layout, shared=shared, donate=donate)
+
+    def model(self, width: int) -> models.MLP:
+        return models.MLP((width,), self.classes)
+
+    def compile(self, pool):
+        """Has the programs compiled while others run."""
+        self.separate.compile(self.keys, *self.arm("bagging"), self.images, pool=pool)
+        state = jax.eval_shape(self.begin, self.keys)
+        chosen = jax.ShapeDtypeStruct(self.keys.shape, np.int32)
+        self.dropout.compile(state, self.keys, self.images, pool=pool)
+        self.monte_carlo.compile(state[0].params, self.keys, chosen, self.images, pool=pool)
+        for count in self.config.counts:
+            self.wide[count].compile(self.keys, self.images, pool=pool)
+
+    def splits(self, key, images) -> Seed:
+        """One seed's images."""
+        config = self.config
+        order = jax.random.permutation(jax.random.fold_in(key, SPLIT), len(images[1]))
+        sizes = np.cumsum([0, config.train_size, config.tune_size, config.test_size])
+        cut = lambda a, i: a[order[sizes[i] : sizes[i + 1]]]  # noqa: E731
+        return Seed(*(tuple(cut(a, i) for a in images) for i in range(3)))
+
+    # -- softmax regression, float64
+
+    def regression(self, key, images) -> dict:
+        """One seed: log-probabilities by weight scaling, and how far other predictors are."""
+        config = self.config
+        splits = self.splits(key, images)
+        x, y = splits.train[0].astype(jnp.float64), splits.train[1]
+        # Pixels at the rim are always 0: those that vary more are drawn more often.
+        pixels = jax.random.choice(jax.random.fold_in(key, PIXELS), x.shape[1],
+                                   (config.exact_units,), replace=False, p=x.var(0))  # fmt: skip
+        x, key = x[:, pixels], jax.random.fold_in(key, REGRESSION)
+        optimizer = optimizers.make("adam", 0.05)
+
+        def logits(params, x):
+            return x @ params[0] + params[1][None]
+
+        def loss(params, key):
+            return losses.cross_entropy(logits(params, models.drop(key, x, config.exact_drop)), y)
+
+        def step(run, number):
+            params, state = run
+            slope = jax.grad(loss)(params, jax.random.fold_in(key, number))
+            updates, state = optimizer.update(slope, state, params)
+            return (jax.tree.map(jnp.add, params, updates), state), None
+
+        params = jnp.zeros((config.exact_units, self.classes)), jnp.zeros(self.classes)
+        (params, _), _ = jax.lax.scan(
+            step, (params, optimizer.init(params)), jnp.arange(config.exact_steps)
+        )
+        x = splits.test[0][: config.exact_inputs, pixels].astype(jnp.float64)
+        y = splits.test[1][: config.exact_inputs]
+        every = ensembles.every_mask(
+            lambda x, scale: logits(params, x * scale[None]), config.exact_units, config.exact_drop
+        )
+        keep = 1 - config.exact_drop
+        found = dict(zip(records.REGRESSION, (
+            ensembles.predictor(lambda x: logits(params, x))(x),
+            ensembles.average(every, "geometric")(x),
+            ensembles.average(every, "arithmetic")(x),
+            # Masks are inverted: scaling the weights once more is a mistake.
+            ensembles.predictor(lambda x: logits(params, keep * x))(x),
+        ), strict=True))  # fmt: skip
+        stacked = jnp.stack(list(found.values()))
+        return {
+            "regression_gap": jnp.abs(stacked - stacked[:1]).max((1, 2)),
+            "regression_log_p": jnp.take_along_axis(stacked, y[None, :, None], 2)[..., 0],
+            "regression_error": ensembles.wrong(stacked, y).mean(1),
+        }
+
+    def run_regression(self) -> dict:
+        with jax.enable_x64(True):
+            program = self.program(self.regression, 1)
+            return self.once("regression", lambda: program(self.keys, self.images))
+
+    def once(self, name: str, work) -> dict:
+        """A stage of one unit."""
+        return run_stage(self.host, name, 1, lambda: (), lambda unit, state: ((), work()))[0]
+
+    # -- models trained separately
+
+    def members(self, key, sources, width, images):
+        """One seed: all models at each rate, trained side by side.
+
+        Args:
+          key: of the seed.
+          sources: bool[3], what members do not share: rows of the training set (bootstrap samples
+            instead of the whole), start, order of the examples.
+          width: units that each model has of the hidden layer.
+          images: all.
+
+        Returns:
+          (row, parameters of the members at the middle rate [K, ...]).
+        """
+        model, count = self.model(self.config.width), self.config.models
+        config, splits = self.config, self.splits(key, images)
+        (x, y), size, number = splits.train, config.train_size, jnp.arange(count)
+        rows, start, order = (
+            jax.vmap(lambda i, own=own, stream=stream: jax.random.fold_in(
+                jax.random.fold_in(key, stream), jnp.where(own, i, 0)
+            ))(number)
+            for own, stream in zip(sources, (ROWS, INIT, ORDER), strict=True)
+        )  # fmt: skip
+        rows = jax.vmap(lambda key: ensembles.bootstrap_rows(key, size))(rows)
+        rows = jnp.where(sources[0], rows, jnp.arange(size)[None])
+
+        def loss(params, statistics, batch, key):
+            logits, _ = model.apply({"params": params}, x[batch])
+            return losses.cross_entropy(logits, y[batch]), statistics
+
+        def initial(key):
+            return narrowed(models.initialise(model, key, x[0]), width)
+
+        def train(rate, rows, start, order):
+            trainer = training.make_noisy_trainer(
+                initial, loss, optimizers.make("adam", rate), config.batch_size
+            )
+            state, values = jax.lax.scan(
+                lambda state, _: trainer.epoch(state, order, rows), trainer.init(start),
+                length=config.epochs,
+            )  # fmt: skip
+            return state.params, values.reshape(-1)
+
+        together = jax.vmap(train, (None, 0, 0, 0))
+        params, values = jax.vmap(together, (0, None, None, None))(
+            jnp.array(config.rates, jnp.float32), rows, start, order
+        )
+        row = jax.lax.map(lambda params: self.examine(model, params, splits), params)
+        middle = jax.tree.map(lambda a: a[len(config.rates) // 2], params)
+        return row | {"loss": values.mean(1)}, middle
+
+    def examine(self, model, params, splits: Seed) -> dict:
+        """Scores of ensembles of 1, 2, ... K of the members [K, ...], and their diversity."""
+        many = ensembles.bagged_members(lambda p, x: model.apply({"params": p}, x)[0], params)
+        log_p = {n: ensembles.predictions(many, getattr(splits, n)[0]) for n in ("tune", "test")}
+        y = splits.test[1]
+        products = ensembles.error_products(jnp.exp(log_p["test"]), y)
+        windows = jnp.asarray(ensembles.rings(len(products)))
+
+        def of_count(inside):
+            """Means over the windows of one size."""
+            found = {}
+            for name in ("tune", "test"):
+                labels = getattr(splits, name)[1]
+                for score, values in in_windows(log_p[name], labels, inside).items():
+                    found[f"{name}_{score}"] = values.mean(0)
+            variance, covariance = jax.vmap(ensembles.moments, (None, 0))(products, inside)
+            return found | {"variance": variance.mean(), "covariance": covariance.mean()}
+
+        misses = ensembles.wrong(ensembles.majority(log_p["test"]), y)
+        return jax.lax.map(of_count, windows) | {
+            "vote_error": misses.mean(dtype=jnp.float32),
+            "vote_calibration_error": ensembles.calibration_error(
+                ensembles.majority(log_p["test"]), y
+            ),
+            "vote_negative_log_likelihood": ensembles.scores(
+                ensembles.majority(log_p["test"]), y
+            ).negative_log_likelihood,
+            "disagreement": ensembles.over_pairs(ensembles.disagreement(log_p["test"])),
+            "correlation": ensembles.over_pairs(ensembles.error_correlation(log_p["test"], y)),
+        }
+
+    def arm(self, name: str):
+        """Sources and width of an arm, for every seed."""
+        own = records.separate(self.config)[name]
+        return tuple(np.stack([np.array(value)] * len(self.keys)) for value in own)
+
+    def run_members(self) -> dict[str, dict]:
+        """A row for each arm of separately trained models."""
+        names = list(records.separate(self.config))
+
+        def advance(unit, state):
+            row, params = jax.device_get(
+                self.separate(self.keys, *self.arm(names[unit]), self.images)
+            )
+            return (), row | {"file_ratio": file_ratio(params)}
+
+        rows = run_stage(
+            self.host, "members", len(names), lambda: (), advance,
+            lambda row: {"test error of all": float(np.nanmin(np.median(row["test_error"], 0)))},
+        )  # fmt: skip
+        return dict(zip(names, rows, strict=True))
+
+    # -- one network with dropout
+
+    def shares(self) -> Share:
+        """All conditions."""
+        return Share(*jnp.asarray(records.conditions(self.config), jnp.float32))
+
+    def trainer(self, model, splits: Seed, share: Share) -> training.Trainer:
+        def loss(params, statistics, batch, key):
+            dropout = models.Dropout(key, share.hidden, self.config.input_drop)
+            logits, _ = model.apply({"params": params}, batch[0], dropout=dropout)
+            return losses.cross_entropy(logits, batch[1]), statistics
+
+        return training.make_noisy_trainer(
+            lambda key: models.initialise(model, key, splits.train[0][0]), loss,
+            optimizers.make("adam", share.rate), self.config.batch_size,
+        )  # fmt: skip
+
+    def start(self, model, key, splits: Seed):
+        """All conditions from one start."""
+        own = jax.random.fold_in(jax.random.fold_in(key, INIT), 0)
+        return jax.vmap(lambda share: self.trainer(model, splits, share).init(own))(self.shares())
+
+    def passes(self, model, state, key, images):
+        """One seed: as many passes as a model of the ensembles gets; (state, row)."""
+        splits = self.splits(key, images)
+        own = jax.random.fold_in(key, MASKS)
+
+        def one(share, state):
+            trainer = self.trainer(model, splits, share)
+            state, values = jax.lax.scan(
+                lambda state, _: trainer.epoch(state, own, splits.train), state[0],
+                length=self.config.epochs,
+            )  # fmt: skip
+            row = {"loss": values.reshape(-1)}
+            for name in ("tune", "test"):
+                x, y = getattr(splits, name)
+                scaled = ensembles.predictor(lambda x: model.apply({"params": state.params}, x)[0])
+                row |= {
+                    f"{name}_{k}": v for k, v in ensembles.scores(scaled(x), y)._asdict().items()
+                }
+            return (state,), row
+
+        return jax.vmap(one)(self.shares(), state)
+
+    def begin(self, keys):
+        """State of the dropout networks of all seeds."""
+        model = self.model(self.config.width)
+        return (jax.vmap(lambda key: self.start(model, key, self.splits(key, self.images)))(keys),)
+
+    def begun_passes(self, model, key, images):
+        """The same from the start on; the row alone."""
+        state = (self.start(model, key, self.splits(key, images)),)
+        return self.passes(model, state, key, images)[1]
+
+    def run_dropout(self) -> list[dict]:
+        """A row after every so many passes; masks are drawn after the last ones."""
+        last, chosen = self.config.models - 1, jax.ShapeDtypeStruct(self.keys.shape, np.int32)
+
+        def advance(unit, state):
+            shapes = self.monte_carlo.compile(state[0].params, self.keys, chosen, self.images)
+            state, row = self.dropout(state, self.keys, self.images)
+            row = jax.device_get(row)
+            if unit == last:
+                best = records.best(row).astype(np.int32)
+                more = self.monte_carlo(state[0].params, self.keys, best, self.images)
+            else:  # rows have one shape
+                more = jax.tree.map(lambda s: np.full(s.shape, np.nan, s.dtype), shapes)
+            return state, row | jax.device_get(more)
+
+        return run_stage(
+            self.host, "dropout", self.config.models, lambda: self.begin(self.keys), advance,
+            lambda row: {"test error": float(np.nanmin(np.median(row["test_error"], 0)))},
+        )  # fmt: skip
+
+    def run_wide(self, count: int) -> dict:
+        return self.once(f"wide_{count}", lambda: self.wide[count](self.keys, self.images))
+
+    def masks(self, params, key, chosen, images) -> dict:
+        """One seed: random masks of one trained network against weight scaling.
+
+        Args:
+          params: of all conditions [Q, ...].
+          key: of the seed.
+          chosen: which condition.
+          images: all.
+        """
+        config, model, splits = self.config, self.model(self.config.width), self.splits(key, images)
+        params, share = jax.tree.map(lambda a: a[chosen], (params, self.shares()))
+        x, y = splits.test
+
+        def passed(x, key):
+            dropout = models.Dropout(key, share.hidden, config.input_drop)
+            return model.apply({"params": params}, x, dropout=dropout)[0]
+
+        def scaled(params, x):
+            return ensembles.predictor(lambda x: model.apply({"params": params}, x)[0])(x)
+
+        many = ensembles.random_masks(passed, jax.random.fold_in(key, MASKS), config.masks)
+        log_p = ensembles.predictions(many, x)
+        estimate, plain = ensembles.estimate(log_p), scaled(params, x)
+        twice = dict(params)
+        for name, kept in (("hidden_0", 1 - config.input_drop), ("head", 1 - share.hidden)):
+            twice[name] = twice[name] | {"kernel": twice[name]["kernel"] * kept}
+        some = log_p[: config.models]
+        found = {
+            "plain": plain,
+            "twice": scaled(twice, x),
+            "geometric": jax.nn.log_softmax(log_p.mean(0)),
+        }
+        found |= {
+            f"masks_{m}": jnp.log(jnp.maximum(jnp.exp(log_p[:m]).mean(0), LEAST))
+            for m in records.mask_counts(config)
+        }
+        noise = jnp.square(estimate.standard_error).sum(1).mean()
+        row = {}
+        for name, values in found.items():
+            row |= {f"{name}_{k}": v for k, v in ensembles.scores(values, y)._asdict().items()}
+            for other, centre in (("", estimate.mean), ("geometric_", jnp.exp(found["geometric"]))):
+                away = jnp.square(jnp.exp(values) - centre).sum(1).mean()
+                row[f"{name}_{other}distance"] = away
+        spread = noise * config.masks  # variance over masks, summed over classes
+        return row | {
+            "mask_noise": noise,
+            "mask_variance": spread,
+            "mask_member_error": ensembles.wrong(some, y).mean(dtype=jnp.float32),
+            "mask_disagreement": ensembles.over_pairs(ensembles.disagreement(some)),
+            "mask_correlation": ensembles.over_pairs(ensembles.error_correlation(some, y)),
+        }
+
+    # -- what has to be stored
+
+    def bytes_by_count(self) -> dict[str, np.ndarray]:
+        """Bytes of the parameter arrays by number of models, for each arm, int[K]; 0: not run."""
+        config, numbers = self.config, range(1, self.config.models + 1)
+
+        def of(width, members=1):
+            example = self.images[0][0]
+            one = lambda key: models.initialise(self.model(width), key, example)  # noqa: E731
+            keys = jax.random.split(jax.random.key(0), members)
+            return ensembles.parameter_bytes(jax.eval_shape(jax.vmap(one), keys))
+
+        found = {name: [of(config.width, k) for k in numbers] for name in records.MEMBERS}
+        found["dropout"] = [of(config.width)] * config.models
+        at = lambda k, size: size() if k == 1 or k in config.counts else 0  # noqa: E731
+        found["wide"] = [at(k, lambda k=k: of(k * config.width)) for k in numbers]
+        found["small"] = [at(k, lambda k=k: of(config.width // k, k)) for k in numbers]
+        one = 8 * (config.exact_units + 1) * self.classes  # float64
+        found["regression"] = [one] * config.models
+        return {name: np.array(values) for name, values in found.items()}
+
+
+def in_windows(log_p, labels, inside) -> dict:
+    """Scores of the mean probabilities in each window: inside [W, K] -> {score: [W]}."""
+    members, inputs, classes = log_p.shape
+    weights = inside / inside.sum(1, keepdims=True)
+    p = (weights @ jnp.exp(log_p).reshape(members, -1)).reshape(-1, inputs, classes)
+    log_p = jnp.log(jnp.maximum(p, LEAST))
+    return jax.vmap(lambda p: ensembles.scores(p, labels))(log_p)._asdict()
+
+
+def file_ratio(params) -> np.ndarray:
+    """Bytes of all members together over those of the first, both compressed: [S, K, ...] -> [S]"""
+
+    def size(tree) -> int:
+        return len(zlib.compress(b"".join(a.tobytes() for a in jax.tree.leaves(tree)), 1))
+
+    seeds = range(len(jax.tree.leaves(params)[0]))
+    own = [jax.tree.map(lambda a: a[s], params) for s in seeds]  # noqa: B023
+    return np.array([size(tree) / size(jax.tree.map(lambda a: a[:1], tree)) for tree in own])
