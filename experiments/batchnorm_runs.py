@@ -50,7 +50,7 @@ def run(config, data: Data, host: Host):
         rows["scale"] = run_stage(
             host, "scale", 1, lambda: (), lambda unit, state: (state, scale(study.keys))
         )
-    return records.assemble(config, seeds, rows)
+    return records.assemble(config, seeds, rows, len(data.test.y))
 
 
 def conditions(config, batch_norm: bool = False) -> networks.Condition:
