@@ -1,5 +1,6 @@
 """Trains the networks of `dropout_batchnorm`: settings and arrays in, record out."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,10 @@ ORDER_OF = {"after": "bn_relu_dropout", "before": "relu_dropout_bn"}
 NETWORKS = ("after", "before", "none")  # dropout after, before and without batch normalisation
 
 
+# Axes of the states of runs side by side: the step count is one number for all.
+RUNS = training.NoisyState(0, 0, 0, None)
+
+
 class Conditions(NamedTuple):
     """Rates of learning and of dropping of runs that train side by side, [C] each."""
 
@@ -27,8 +32,10 @@ class Conditions(NamedTuple):
 def run(config, data: Data, host: Host):
     """Runs all stages and returns the record; see `dropout_batchnorm_record`."""
     study = Study(config, data, host)
-    start = study.run_start()
-    trained = {name: study.run_network(name) for name in NETWORKS}
+    with sweep.compiler() as pool:  # later networks are compiled while earlier ones train
+        programs = {name: study.compiled(name, pool) for name in NETWORKS}
+        start = study.run_start()
+        trained = {name: study.run_network(name, *programs[name]) for name in NETWORKS}
     return records.assemble(config, study.seeds, start, trained)
 
 
@@ -163,44 +170,55 @@ class Study:
             self.config,
         )  # fmt: skip
 
-    def run_network(self, name: str) -> list[dict]:
+    def start_of(self, name: str, key):
+        """The first states of all runs, with the same weights; their step count is one number."""
+        conditions = self.conditions()
+        return jax.vmap(
+            lambda own: self.trainer(name, *own).init(key), out_axes=RUNS,
+            axis_size=len(conditions.rate),
+        )(conditions)  # fmt: skip
+
+    def epochs(self, name: str, count: int, state, key, own, splits):
+        """`count` epochs of all runs, on the same batches with the same draws: (state, row)."""
+
+        def epoch(state, own):
+            trainer = self.trainer(name, *own)
+            return trainer.epoch(state, jax.random.fold_in(key, 1), splits["train"])
+
+        every = jax.vmap(epoch, (RUNS, 0), (RUNS, 0))
+        state, loss = jax.lax.scan(lambda s, _: every(s, own), state, length=count)
+        row = jax.vmap(lambda s, c: self.measure(name, s, key, c.drop, splits), (RUNS, 0))(
+            state, own
+        )
+        return state, row | {"loss": jnp.moveaxis(loss, 0, 1).reshape(len(own.rate), -1)}
+
+    def compiled(self, name: str, pool):
+        """(program of the first states, programs of blocks by their number of epochs)."""
+        config, layout = self.config, self.host.layout
+        begin = sweep.over_seeds(lambda key: self.start_of(name, key), layout)
+        state = begin.compile(self.keys, pool=pool)
+        blocks = {}
+        for unit in range(config.blocks):
+            count = records.epochs_of(config, unit)
+            if count not in blocks:
+                blocks[count] = sweep.over_seeds(
+                    functools.partial(self.epochs, name, count), layout, shared=2, donate=(0,)
+                )
+                blocks[count].compile(state, self.keys, self.conditions(), self.splits, pool=pool)
+        return begin, blocks
+
+    def run_network(self, name: str, begin, blocks) -> list[dict]:
         """Rows of blocks of epochs, values [S, C, ...]."""
-        config, conditions = self.config, self.conditions()
-        programs = {}
-        # The same first weights in all runs of a seed; its step count is one number.
-        axes = training.NoisyState(0, 0, 0, None)
-
-        def start(key):
-            return jax.vmap(
-                lambda own: self.trainer(name, *own).init(key), out_axes=axes,
-                axis_size=len(conditions.rate),
-            )(conditions)  # fmt: skip
-
-        def epochs(count, state, key, own, splits):
-            def epoch(state, own):
-                trainer = self.trainer(name, *own)
-                return trainer.epoch(state, jax.random.fold_in(key, 1), splits["train"])
-
-            every = jax.vmap(epoch, (axes, 0), (axes, 0))
-            state, loss = jax.lax.scan(lambda s, _: every(s, own), state, length=count)
-            row = jax.vmap(lambda s, c: self.measure(name, s, key, c.drop, splits), (axes, 0))(
-                state, own
-            )
-            return state, row | {"loss": jnp.moveaxis(loss, 0, 1).reshape(len(own.rate), -1)}
+        config = self.config
 
         def advance(unit, state):
-            count = records.epochs_of(config, unit)
-            if count not in programs:
-                programs[count] = sweep.over_seeds(
-                    lambda *a: epochs(count, *a), self.host.layout, shared=2, donate=(0,)
-                )
-            state, row = programs[count](state, self.keys, conditions, self.splits)
+            program = blocks[records.epochs_of(config, unit)]
+            state, row = program(state, self.keys, self.conditions(), self.splits)
             row = jax.device_get(row)
             missing = config.block * records.steps_of(config) - row["loss"].shape[2]
             pad = [(0, 0), (0, 0), (0, missing)]
             return state, row | {"loss": np.pad(row["loss"], pad, constant_values=np.nan)}
 
-        begin = sweep.over_seeds(start, self.host.layout)
         return run_stage(
             self.host, name, config.blocks, lambda: begin(self.keys), advance, headline
         )
@@ -212,19 +230,21 @@ class Study:
         apply = lambda x, **more: model.apply({"params": state.params}, x, **more)  # noqa: E731
         row = {}
 
-        def score(mode, statistics, names=("tune", "test")):
-            for split in names:
-                logits, taps = apply(splits[split][0], statistics=statistics)
-                row[f"{split}_error_{mode}"] = losses.error_rate(logits, splits[split][1])
-                row[f"{split}_loss_{mode}"] = losses.cross_entropy(logits, splits[split][1])
-            return taps
+        def score(mode, statistics, names):
+            """One pass over several splits; returns what it got in the last, test images."""
+            parts = [splits[split] for split in names]
+            logits, taps = apply(jnp.concatenate([x for x, _ in parts]), statistics=statistics)
+            ends = np.cumsum([len(y) for _, y in parts])[:-1].tolist()
+            for split, own, (_, y) in zip(names, jnp.split(logits, ends), parts, strict=True):
+                row[f"{split}_error_{mode}"] = losses.error_rate(own, y)
+                row[f"{split}_loss_{mode}"] = losses.cross_entropy(own, y)
+            return {f"pre_{i}": taps[f"pre_{i}"][ends[-1] :] for i in range(len(model.widths))}
 
         if name == "none":
             score("running", None, ("train", "tune", "test"))
             return row
-        # In a test the last split scored is that of test images.
         met = score("running", state.statistics, ("train", "tune", "test"))
-        score("recalibrated", apply(x)[1]["statistics"])
+        score("recalibrated", apply(x)[1]["statistics"], ("tune", "test"))
         found = normalised(model, state.params, splits["test"][0], met)
         dropout = models.Dropout(jax.random.fold_in(key, 2), drop)
         training_taps = apply(x, dropout=dropout)[1]
