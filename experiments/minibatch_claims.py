@@ -321,7 +321,7 @@ def copy_rises_alike(record):
         values_of(record, f"end_{name}") for name in ("rescaled_filter_sharpness",
                                                       "filter_sharpness")
     )  # fmt: skip
-    return np.abs(copy / np.where(own > 0, own, np.nan) - 1).max(0)
+    return np.abs((copy - own) / np.where(own != 0, own, np.nan)).max(0)
 
 
 # -- 2.1f
