@@ -59,14 +59,16 @@ def exact(record):
         axis.plot([low, 0], [low, 0], color="0.35", linewidth=1, linestyle=(0, (4, 3)),
                   label="equal")  # fmt: skip
         gap = record["regression_gap"].sel(averaging=name).values
-        words = "differs from weight scaling by at most"
-        form = _largest(gap) if name == "geometric mean" else f"{_median(gap)} (median seed)"
-        plots.labels(axis, f"The {name} {words} {form} nat", "log-probability by weight scaling "
-                     "(nat)", "log-probability by another rule (nat)")  # fmt: skip
+        found = _largest(gap) if name == "geometric mean" else _median(gap)
+        plots.labels(
+            axis, f"Weight scaling and {name}: at most {found} nat apart",
+            "log-probability by weight scaling (nat)", "log-probability by another rule (nat)",
+        )  # fmt: skip
     units, share = record.attrs["exact_units"], record.attrs["exact_drop"]
     made.supxlabel(
         f"softmax regression on {units} pixels, {2**units} masks, {100 * share:g}% dropped; right "
-        f"class of test images, {_seeds(record)}; differences over all classes", fontsize=8,
+        f"class of test images, {_seeds(record)}; titles: over all "
+        "classes, left of all seeds, right of the median seed", fontsize=8,
     )  # fmt: skip
     return made
 
@@ -89,8 +91,8 @@ def masks(record):
     if np.isfinite(axes[0].dataLim.intervaly).all():
         plots.logarithmic(axes[0], "xy")
     ratio = claims.distance_over_variance(record)
-    as_many = _median(1 / np.where(ratio > 0, ratio, np.nan))
-    plots.labels(axes[0], f"Weight scaling is as far from the mean as {as_many} masks",
+    as_many = _median(1 / np.where(ratio > 0, ratio, np.nan), "{:.2g}")
+    plots.labels(axes[0], f"Weight scaling is as near as the mean of {as_many} masks",
                  "masks averaged", "squared distance from the mean over masks")  # fmt: skip
     for axis, name, factor, unit, words in (
         (axes[1], "error", 100, "%", "test error (%)"),
@@ -183,7 +185,7 @@ def diversity(record):
             middle = [np.nanmedian(100 * x[i])], [np.nanmedian(100 * y[i])]
             axis.plot(*middle, "o^sDv"[i], markersize=9, markeredgecolor="black",
                       label=WORDS[str(source)], **look)  # fmt: skip
-        title = f"Rank correlation with {name}: {_median(rank(x, y), '{:.2f}')} (median seed)"
+        title = f"Rank correlation with {name}: {_median(rank(x, y), '{:.2f}')}"
         plots.labels(axis, title, x_words, y_words, legend=axis is axes[0])
     k = record.k.values[-1]
     if np.isfinite(c / v).any():
@@ -191,8 +193,10 @@ def diversity(record):
         axes[2].plot(100 * line, 100 * (1 / k + (k - 1) / k * line), color="0.35", linewidth=1,
                      linestyle=(0, (4, 3)), label="1/k + (k-1)/k c/v")  # fmt: skip
         axes[2].legend(frameon=False, fontsize=8.5, handles=axes[2].lines[-1:])
-    made.supxlabel(f"ensembles of {k} models that differ in one or more things; small: "
-                   f"{_seeds(record)}, large: medians", fontsize=8)  # fmt: skip
+    made.supxlabel(
+        f"ensembles of {k} models that differ in one or more things; small: {_seeds(record)}, "
+        "large: medians; rank correlations: of the median seed", fontsize=8,
+    )  # fmt: skip
     return made
 
 

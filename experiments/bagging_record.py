@@ -40,10 +40,10 @@ OF_MASKS = {
 
 def separate(config) -> dict[str, tuple]:
     """Arms of separately trained models: (what each has of its own, units of its hidden layer)."""
-    found = {name: (own, np.int32(config.width)) for name, own in MEMBERS.items()}
+    found = {name: (own, np.float32(config.width)) for name, own in MEMBERS.items()}
     # 1/k of the units, k models: as many weights as one network.
     return found | {
-        f"small_{k}": ((True, True, True), np.int32(config.width // k)) for k in config.counts
+        f"small_{k}": ((True, True, True), np.float32(config.width // k)) for k in config.counts
     }
 
 

@@ -1,0 +1,279 @@
+"""`bagging` at toy size: its exact laws, what members share, statistics, claims and settings."""
+
+import jax
+import numpy as np
+import pytest
+import xarray
+from running import run_main
+
+from dlstudy.claims import judge
+from dlstudy.host import Layout, NullHost
+from experiments import bagging, flagging
+from experiments import bagging_claims as claims
+from experiments import bagging_record as records
+from experiments import bagging_runs as runs
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+TOY = (
+    "--compilation_cache_dir=", "--devices=1", "--num_seeds=2", "--train_size=60",
+    "--tune_size=40", "--test_size=50", "--batch_size=20", "--width=6", "--epochs=2",
+    "--rates=0.01,0.1", "--dropout_rates=0.05", "--models=3", "--counts=3", "--drops=0.2,0.5",
+    "--masks=5", "--exact_units=4", "--exact_inputs=10", "--exact_steps=20", "--exact_drop=0.3",
+)  # fmt: skip
+
+
+def main(*argv):
+    return run_main(bagging, *TOY, *argv)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bagging") / "run"
+    status, out, err = main(f"--run_dir={folder}")
+    assert status == 0, out + err
+    return folder, xarray.load_dataset(folder / "record.nc"), out
+
+
+@pytest.fixture(scope="module")
+def record(finished):
+    return finished[1]
+
+
+def toy_study(seeds=(0, 1)):
+    (config,), _ = flagging.parse(TOY[2:], bagging.Config)
+    return config, runs.Study(config, bagging.load(config), NullHost(Layout()), list(seeds))
+
+
+def test_the_record_has_every_variable_with_unit_and_long_name(record):
+    assert record["error"].dims == ("arm", "k", "seed")
+    assert record["diverged_step"].dims == ("arm", "seed")
+    assert list(record.arm.values) == list(records.ARMS)
+    for name in record.data_vars:
+        assert record[name].attrs["units"], name
+        assert record[name].attrs["long_name"], name
+    assert np.isfinite(record["error"].sel(arm=[*records.MEMBERS, "dropout"])).all()
+    assert np.isfinite(record["error"].sel(arm=["wide", "small"], k=[1, 3])).all()
+
+
+def test_weight_scaling_is_the_geometric_mean_of_all_masks(record):
+    assert np.all(claims.geometric_gap(record) < 1e-10)
+    assert np.all(claims.arithmetic_gap(record) > 1e-3)
+    assert np.all(record["regression_gap"].sel(averaging="scaled twice") > 1e-3)
+
+
+def test_squared_errors_are_those_of_variance_and_covariance(record):
+    assert np.all(claims.identity_gap(record) < 1e-5)
+    one = record.isel(k=0)
+    np.testing.assert_allclose(one["parts_error"], one["variance"], rtol=1e-5)
+    assert np.isnan(one["covariance"]).all()
+
+
+def test_bytes_are_those_of_the_weights(record):
+    size = lambda width: 4 * (64 * width + width + 10 * width + 10)  # noqa: E731
+    own = lambda arm: record["bytes"].sel(arm=arm).values.tolist()  # noqa: E731
+    assert own("bagging") == [size(6), 2 * size(6), 3 * size(6)]
+    assert own("dropout") == [size(6)] * 3
+    assert own("wide") == [size(6), 0, size(18)]
+    assert own("small") == [size(6), 0, 3 * size(2)]
+    np.testing.assert_array_equal(claims.byte_ratio(record), 0)
+    cost = record["gradients"].sel(arm=["bagging", "dropout", "wide"]).values.tolist()
+    assert cost == [[120, 240, 360], [120, 240, 360], [120] * 3]
+
+
+def test_members_that_share_everything_are_one_model_and_a_program_is_traced_once():
+    config, study = toy_study()
+    found = {}
+    for name, own in {"same": (False,) * 3, **records.MEMBERS}.items():
+        arm = (np.array([own, own]), np.full(2, config.width, np.float32))
+        row, params = jax.device_get(study.separate(study.keys, *arm, study.images))
+        found[name] = row, params
+        kernel = params["head"]["kernel"]
+        assert (kernel[:, 0] == kernel[:, 1]).all() == (name == "same"), name
+    assert study.separate.traces == 1
+    row, params = found["same"]
+    assert (row["disagreement"] == 0).all()
+    np.testing.assert_allclose(row["test_error"], row["test_error"][:, :, :1] + 0 * row["variance"])
+    # One model trained on the whole set, whatever else its ensemble varies.
+    for name in ("init", "order", "init_order"):
+        first = found[name][1]["head"]["kernel"][:, 0]
+        np.testing.assert_array_equal(first, params["head"]["kernel"][:, 0], err_msg=name)
+    ratio = runs.file_ratio(params)
+    assert np.all(ratio < 2)  # three copies of one model compress into little more than one
+
+
+def test_narrow_members_have_no_more_units_than_asked_for():
+    _, study = toy_study()
+    _, params = jax.device_get(study.separate(study.keys, *study.arm("small_3"), study.images))
+    used = np.abs(params["hidden_0"]["kernel"]).max((0, 1, 2)) > 0
+    assert used.tolist() == [True, True, False, False, False, False]
+
+
+def test_a_seed_alone_is_the_seed_among_others(record, tmp_path):
+    folder = tmp_path / "one"
+    status, out, err = main(f"--run_dir={folder}", "--only_seed=1")
+    assert status == 0, out + err
+    alone = xarray.load_dataset(folder / "record.nc")
+    for name in record.data_vars:
+        expected = record[name].sel(seed=[1]) if "seed" in record[name].dims else record[name]
+        np.testing.assert_array_equal(alone[name], expected, err_msg=name)
+
+
+def test_the_folder_holds_figures_and_verdicts(finished):
+    folder, _, out = finished
+    for name in ("exact", "masks", "error", "diversity", "table"):
+        assert (folder / "figures" / f"{name}.svg").stat().st_size > 1000
+    for claim in ("3.2a", "3.2b", "3.2c", "3.2d"):
+        assert claim in out
+
+
+def test_figures_are_drawn_when_everything_is_lost(record):
+    lost = record.copy(deep=True)
+    for name in lost.data_vars:
+        if lost[name].dtype.kind == "f":
+            lost[name] = lost[name] * np.nan
+    for name, figure in bagging.figures(lost):
+        figure.canvas.draw()
+        assert figure.axes[0].get_title(loc="left"), name
+    # Bytes are known without training.
+    assert {v.verdict for v in judge(bagging.CLAIMS, lost)} <= {"inconclusive", "supported"}
+
+
+# --- choices and statistics on numbers that are known
+
+
+def test_conditions_are_chosen_by_tuning_error_then_likelihood():
+    row = {
+        "tune_error": [[0.2, 0.1, 0.1], [0.1, np.inf, 0.3]],
+        "tune_negative_log_likelihood": [[0.1, 0.5, 0.4], [np.nan, 0.1, 0.2]],
+    }
+    index = records.best(row)
+    assert index.tolist() == [2, 0]
+    np.testing.assert_array_equal(
+        records.at(np.arange(12).reshape(2, 3, 2), index), [[4, 5], [6, 7]]
+    )
+    loss = np.array([[1, 2, 3], [1, np.nan, np.inf]])
+    assert records.first_lost(loss).tolist() == [-1, 1]
+
+
+def example(seeds=20):
+    """Members, arms and masks whose statistics can be read off."""
+    arms, sources, k = list(records.ARMS), list(records.MEMBERS), [1, 4]
+    put = lambda rows: np.repeat(np.array(rows, float)[..., None], seeds, -1)  # noqa: E731
+    error = put([[0.12, 0.07], [0.11, 0.08], [0.09, 0.085], [0.09, 0.088], [0.09, 0.08],
+                 [0.1, 0.08], [0.1, 0.06], [0.12, 0.15], [0, 0]])  # fmt: skip
+    v, c = np.array([0.2, 0.2, 0.2, 0.2, 0.2]), np.array([0.1, 0.12, 0.16, 0.18, 0.14])
+    variables = {
+        "error": (("arm", "k", "seed"), error),
+        "tune_error": (("arm", "k", "seed"), error),
+        "negative_log_likelihood": (("arm", "k", "seed"), error * 3),
+        "variance": (("sources", "k", "seed"), put(np.stack([v, v], 1))),
+        "covariance": (("sources", "k", "seed"), put(np.stack([v * np.nan, c], 1))),
+        "parts_error": (("sources", "k", "seed"), put(np.stack([v, v / 4 + 0.75 * c], 1))),
+        "vote_error": (("sources", "seed"), put([0.08] * 5)),
+        "vote_negative_log_likelihood": (("sources", "seed"), put([0.5] * 5)),
+        "disagreement": (("sources", "seed"), put([0.1, 0.08, 0.04, 0.02, 0.06])),
+        "file_ratio": (("sources", "seed"), put([4.02] * 5)),
+        "bytes": (("arm", "k"), np.array([[10, 40]] * 5 + [[10, 10]] * 4)),
+        "mask_error": (("masks", "seed"), put([0.2, 0.09])),
+        "mask_negative_log_likelihood": (("masks", "seed"), put([0.5, 0.3])),
+        "mask_member_error": (("seed",), put(0.15)),
+        "mask_disagreement": (("seed",), put(0.2)),
+        "mask_variance": (("seed",), put(0.1)),
+        "mask_noise": (("seed",), put(0.001)),
+        "predictor_error": (("predictor", "seed"), put([0.092, 0.1, 0.09])),
+        "predictor_negative_log_likelihood": (("predictor", "seed"), put([0.29, 0.4, 0.3])),
+        "predictor_distance": (("predictor", "seed"), put([0.006, 0.02, 0.005])),
+        "predictor_geometric_distance": (("predictor", "seed"), put([0.001, 0.02, 0.005])),
+        "regression_gap": (("averaging", "seed"), put([0, 1e-13, 1, 2])),
+    }  # fmt: skip
+    coords = {
+        "arm": arms, "sources": sources, "k": k, "masks": [1, 9], "seed": np.arange(seeds),
+        "predictor": list(records.PREDICTORS.values()), "averaging": list(records.REGRESSION),
+    }  # fmt: skip
+    return xarray.Dataset(variables, coords, {"counts": [4]})
+
+
+EXPECTED = {
+    claims.geometric_gap: 1e-13,
+    claims.arithmetic_gap: 1,
+    claims.error_above_masks: 0.002,
+    claims.likelihood_above_masks: -0.01,
+    claims.likelihood_scaled_twice: 0.1,
+    claims.distance_over_variance: 0.05,
+    claims.geometric_over_arithmetic: 0.2,
+    claims.identity_gap: 0,
+    claims.neighbour_gap: 0,
+    claims.gain_of_bagging: 0.05,
+    claims.gain_of_order: 0.002,
+    claims.gain_on_whole_set: 0.02,
+    claims.dropout_same_compute: 0.01,
+    claims.dropout_any_compute: 0.01,
+    claims.dropout_same_parameters: -0.01,
+    claims.dropout_same_small: -0.05,
+    claims.byte_ratio: 0,
+    claims.file_ratio: 0.005,
+    claims.members_disagree: 0.1,
+    claims.gain_with_diversity: 1,
+    claims.error_with_correlation: 1,
+    claims.vote_over_mean: 0.01,
+    claims.vote_over_mean_likelihood: 0.29,
+    claims.masks_disagree: 0.2,
+    claims.gain_of_masks: 0.06,
+}
+
+
+@pytest.mark.parametrize("statistic", EXPECTED, ids=lambda s: s.__name__)
+def test_a_statistic_is_the_number_read_off(statistic):
+    found = np.asarray(statistic(example()), float)
+    assert found.shape == (20,)
+    np.testing.assert_allclose(found, EXPECTED[statistic], rtol=1e-9, atol=1e-12)
+
+
+def test_rank_correlation_is_spearmans():
+    from scipy.stats import spearmanr
+
+    x, y = np.random.default_rng(0).integers(0, 4, (2, 6, 3)).astype(float)
+    expected = [spearmanr(x[:, i], y[:, i]).statistic for i in range(3)]
+    np.testing.assert_allclose(claims.rank_correlation(x, y), expected, rtol=1e-12)
+    assert np.isnan(claims.rank_correlation(x * 0, y)).all()
+
+
+def test_verdicts_follow_the_record():
+    found = {v.id: v.verdict for v in judge(bagging.CLAIMS, example())}
+    assert found["3.2a1"] == found["3.2b2"] == found["3.2a3"] == "conditional"
+    assert found["3.2b1"] == found["3.2b3"] == found["3.2c"] == found["3.2a4"] == "supported"
+    assert found["3.2b4"] == found["3.2b"] == "refuted"
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--drops=1"], "drops=1: each must be greater than 0 and less than 1"),
+        (["--drops=0,0.5"], "drops=0,0.5: each must be greater than 0"),
+        (["--input_drop=-0.1"], "input_drop=-0.1: must be at least 0"),
+        (["--exact_drop=1"], "exact_drop=1: must be at least 0 and less than 1"),
+        (["--exact_units=13"], "exact_units=13: must be at least 1 and at most 12"),
+        (["--rates=0"], "rates=0: each must be greater than 0"),
+        (["--rates=0.1,0.01"], "--rates=0.1,0.01: must rise"),
+        (["--rates="], "--rates=: must hold at least one number"),
+        (["--dropout_rates=-1"], "each must be greater than 0"),
+        (["--models=1"], "models=1: must be at least 2"),
+        (["--counts=6"], "--counts=6: must be at most --models=3"),
+        (["--models=5", "--counts=5"], "--counts=5: must divide --width=6"),
+        (["--batch_size=61"], "--batch_size=61: must be at most 60"),
+        (["--test_size=1700"], "at most 1797 images, not 1800"),
+        (["--exact_inputs=51"], "--exact_inputs=51: must be at most 50"),
+        (["--data=mnist"], "digits"),
+        (["--masks=1"], "masks=1: must be at least 2"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(argv, words, tmp_path):
+    folder = tmp_path / "run"
+    status, _, err = main(f"--run_dir={folder}", *argv)
+    assert status == 2
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+    assert not folder.exists()
