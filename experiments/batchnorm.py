@@ -61,7 +61,7 @@ class Config:
     )
     recalibration_size: int = setting(128, "images of each of them", low=2)
     test_sizes: tuple[int, ...] = setting(
-        (2, 4, 8, 16, 32, 64, 128, 256), "sizes of test batches, rising; beside all images", low=2
+        (2, 4, 16, 64, 256), "sizes of test batches, rising; beside all images", low=2
     )
     test_draws: int = setting(2, "ways in which the test images are cut into batches", low=1)
 
@@ -77,7 +77,7 @@ class Config:
     floor_images: int = setting(320, "training images of the narrow network, one batch", low=2)
     floor_widths: tuple[int, ...] = setting((6, 6), "units of its hidden layers", low=1)
     floor_rates: tuple[float, ...] = setting(
-        (0.003, 0.01, 0.03, 0.1, 0.3), "rates of its Adam, rising", low=0, low_open=True
+        (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "rates of its Adam, rising", low=0, low_open=True
     )
     floor_steps: int = setting(600, "of it", "steps", low=1)
 
@@ -85,7 +85,7 @@ class Config:
     ghost_images: int = setting(112, "further ones that make the statistics steady", low=1)
     ghost_epochs: int = setting(12, "passes over the training set", low=1)
     ghost_rates: tuple[float, ...] = setting(
-        (0.05, 0.1, 0.2, 0.4), "learning rates, rising", low=0, low_open=True
+        (0.1, 0.2, 0.4, 0.8, 1.6), "learning rates, rising", low=0, low_open=True
     )
 
     growth_width: int = setting(384, "units of each layer of the chain before training", low=2)

@@ -202,20 +202,28 @@ def probe_fluctuation(record):
     return np.log10(found[0] / found[-1])
 
 
-def _last_fluctuation(record, end: int):
-    with_bn = at_sizes(record, "last_sd")[end] / at_sizes(record, "last_mean")[end]
-    without = at_ends(record, "plain_last_sd")[end] / at_ends(record, "plain_last_mean")[end]
+def _last_fluctuation(record, end: int, relative: bool = False):
+    """log10 of how much the losses of the last epoch's batches fluctuate: BN over no BN."""
+    with_bn, without = (at_sizes(record, "last_sd")[end], at_ends(record, "plain_last_sd")[end])
+    if relative:
+        with_bn = with_bn / at_sizes(record, "last_mean")[end]
+        without = without / at_ends(record, "plain_last_mean")[end]
     return np.log10(with_bn / without)
 
 
 def small_fluctuation(record):
-    """log10 of the relative sd of the last epoch's losses, smallest batches: BN over no BN"""
+    """log10 of the sd of the last epoch's batch losses, smallest batches: BN over no BN"""
     return _last_fluctuation(record, 0)
 
 
 def large_fluctuation(record):
-    """log10 of the relative sd of the last epoch's losses, largest batches: BN over no BN"""
+    """log10 of the sd of the last epoch's batch losses, largest batches: BN over no BN"""
     return _last_fluctuation(record, -1)
+
+
+def relative_fluctuation(record):
+    """log10 of that sd over the mean of the losses, smallest batches: BN over no BN"""
+    return _last_fluctuation(record, 0, True)
 
 
 # -- 3.3c
@@ -416,14 +424,26 @@ def spreads(record, order: str) -> np.ndarray:
     return at_sizes(record, "mean_spread", order).mean(-1)
 
 
-def degradation_correlation(record):
-    """rank correlation over sizes and orders of accuracy lost and spread of the statistics"""
+def _rank_correlation(record, of) -> np.ndarray:
+    """Of of(order) [sizes, S] and the spread of the statistics, over sizes and orders, [S]."""
+    from scipy.stats import rankdata
+
     orders = [str(order) for order in record.order.values]
     ranks = []
-    for of in (lost, spreads):
-        values = np.concatenate([of(record, order) for order in orders])
-        ranks.append(np.where(np.isfinite(values), values.argsort(0).argsort(0), np.nan))
+    for values in ([of(order) for order in orders], [spreads(record, order) for order in orders]):
+        ranks.append(rankdata(np.concatenate(values), axis=0, nan_policy="propagate"))
     return np.array([np.corrcoef(*pair)[0, 1] for pair in zip(ranks[0].T, ranks[1].T, strict=True)])
+
+
+def degradation_correlation(record):
+    """rank correlation over sizes and orders of accuracy lost and spread of the statistics"""
+    return _rank_correlation(record, lambda order: lost(record, order))
+
+
+def error_correlation(record):
+    """rank correlation over sizes and orders of the test error, running, and that spread"""
+    how = {"split": "test", "mode": "running"}
+    return _rank_correlation(record, lambda order: at_sizes(record, "size_error", order, **how))
 
 
 def lost_by_class(record):
@@ -549,6 +569,11 @@ CLAIMS = (
                 ),
                 trap="the losses of small batches fluctuate without BN, too: over those",
                 figure="statistics", arms=("sizes",),
+            ),
+            _decades(
+                "3.3b7", "In the smallest batches it fluctuates more also for the size of the loss",
+                relative_fluctuation, "above", _QUARTER, "a quarter more", figure="statistics",
+                arms=("sizes",), trap="a network that does not learn has a large loss",
             ),
         ),
     ),
@@ -717,6 +742,12 @@ CLAIMS = (
             _claim(
                 "3.4c3", "Recalibrated statistics win accuracy back", recalibration_gain, "above",
                 0.01, "one percent", section="3 (4)", figure="degradation", arms=("sizes",),
+            ),
+            _claim(
+                "3.4c4", "The test error with running statistics itself grows with that spread",
+                error_correlation, "above", 0.3, "a clear rank correlation", section="3 (4)",
+                figure="degradation", arms=("sizes",),
+                trap="training that goes worse is no loss on switching",
             ),
         ),
     ),

@@ -264,24 +264,19 @@ def statistics(record):
     slopes = [median(claims.spread_slope(record, order)) for order in ("iid", "class")]
     title = f"Slope over all layers: {slopes[0]} in i.i.d. batches, {slopes[1]} by class"
     plots.labels(axes[0], title, "batch size", "spread of batch means (standard deviations)")
-    relative = claims.at_sizes(record, "last_sd") / claims.at_sizes(record, "last_mean")
-    plots.seeds_over(axes[1], sizes, _finite(relative).T, "losses of an epoch, BN", 0,
-                     singles=False, marker="o")  # fmt: skip
-    plain = claims.at_ends(record, "plain_last_sd") / claims.at_ends(record, "plain_last_mean")
-    plots.seeds_over(axes[1], record.end.values, _finite(plain).T, "the same without BN", 1,
-                     singles=False, marker="s")  # fmt: skip
-    probe = claims.at_sizes(record, "probe_sd") / claims.at_sizes(
-        record, "size_loss", split="tune", mode="running"
-    )
-    plots.seeds_over(axes[1], sizes, _finite(probe).T, "same images, statistics of batches", 2,
-                     singles=False, marker="^")  # fmt: skip
+    for i, (x, values, words) in enumerate((
+        (sizes, claims.at_sizes(record, "last_sd"), "losses of an epoch's batches, BN"),
+        (record.end.values, claims.at_ends(record, "plain_last_sd"), "the same without BN"),
+        (sizes, claims.at_sizes(record, "probe_sd"), "same images, statistics of batches"),
+    )):  # fmt: skip
+        plots.seeds_over(axes[1], x, _finite(values).T, words, i, singles=False, marker="os^"[i])
     _log(axes[1], "xy")
     axes[1].set_xticks(sizes, [f"{size}" for size in sizes])
     axes[1].set_xticks([], minor=True)
     ends = [_times(of(record)) for of in (claims.small_fluctuation, claims.large_fluctuation)]
-    title = f"Relative fluctuation with BN over without: {ends[0]} in the smallest batches,"
-    plots.labels(axes[1], f"{title} {ends[1]} in the largest", "batch size",
-                 "standard deviation of the loss over its mean")  # fmt: skip
+    title = f"Fluctuation with BN over without: {ends[0]} in batches of {sizes[0]}, {ends[1]} of"
+    plots.labels(axes[1], f"{title} {sizes[-1]}", "batch size",
+                 "standard deviation of the loss (nat)")  # fmt: skip
     _about(made, record, "left: first layer; right: i.i.d. batches")
     return made
 

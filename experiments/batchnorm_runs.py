@@ -210,23 +210,25 @@ class Study:
             jax.random.split(key, draws)
         )
 
-    def error_in_batches(self, network, params, split, rows, size: int):
-        """Error with the statistics of batches of a size, over orders of the examples [D, N]."""
+    def errors_in_batches(self, network, params, split, rows, size: int):
+        """Errors with the statistics of batches of a size, for orders [D, N] of the examples."""
         whole = rows.shape[1] // size * size
-        return networks.in_batches(network, params, split, rows[:, :whole].reshape(-1, size))[
-            1
-        ].mean()
+        _, error, _ = networks.in_batches(
+            network, params, split, rows[:, :whole].reshape(-1, size)
+        )  # fmt: skip
+        return error.reshape(len(rows), -1).mean(1)
 
     def at_test_sizes(self, network, params, splits, key):
         """Test error with batch statistics, [orders, sizes]; batches by class last."""
-        test, found = splits["test"], []
-        sizes = test_sizes(self.config, len(test[1]))
-        for ordered in (0.0, 1.0):
-            rows = self.cut(test, ordered, jax.random.fold_in(key, 4), self.config.test_draws)
-            found.append(jnp.stack([
-                self.error_in_batches(network, params, test, rows, size) for size in sizes
-            ]))  # fmt: skip
-        return jnp.stack(found)
+        test, draws = splits["test"], self.config.test_draws
+        rows = jnp.concatenate([
+            self.cut(test, ordered, jax.random.fold_in(key, 4), draws) for ordered in (0.0, 1.0)
+        ])  # fmt: skip
+        found = [
+            self.errors_in_batches(network, params, test, rows, size)
+            for size in test_sizes(self.config, len(test[1]))
+        ]
+        return jnp.stack(found, 1).reshape(2, draws, -1).mean(1)
 
     # -- every batch size
 
@@ -272,7 +274,9 @@ class Study:
             "mean_spread": of_mean,
             "variance_spread": of_variance,
             "probe_sd": seen.std(),
-            "own_test_error": self.error_in_batches(network, params, splits["test"], cut, size),
+            "own_test_error": self.errors_in_batches(
+                network, params, splits["test"], cut, size
+            ).mean(),
         }
 
     # -- the floor of the training loss
