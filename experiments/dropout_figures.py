@@ -163,7 +163,7 @@ def convergence(record):
     ):  # fmt: skip
         for i, drop in enumerate(drops):
             loss = claims.by_run(record, f"{name}_by_epoch", drop)
-            to = claims.epochs_to(claims.by_run(record, "train_loss_by_epoch", drop), target)
+            to = claims.epochs_to(loss, target)
             end = claims.by_run(record, "train_loss", drop)
             # The fastest rate; where none gets there, the one that ends lowest.
             late = np.where(np.isfinite(end), end, 1e9) + 1e3
@@ -180,8 +180,11 @@ def convergence(record):
         title = f"Masks {words}: {text[0]} epochs to the target, {text[1]} with {own}"
         plots.labels(axis, title, "epoch", f"training loss, masks {words} (nat)",
                      legend=axis is axes[0])  # fmt: skip
-    made.supxlabel(f"{_seeds(record)}, each at the rate that reaches the target first with masks "
-                   "off; with masks on: mean over the epoch's steps", fontsize=8)  # fmt: skip
+    made.supxlabel(
+        f"{_seeds(record)}, each at the rate that reaches the target first, or ends lowest where "
+        "none does; masks on: mean over the epoch's steps",
+        fontsize=8,
+    )
     return made
 
 
@@ -234,10 +237,12 @@ def capacity(record):
     ], 1)  # fmt: skip
     words = f"{_drop_words(claims.judged(record))}, then a quarter more epochs without"
     plots.seeds_over(left, widths, lifted, words, len(drops), singles=False, marker="s")
-    for axis in (left, right):
+    for axis, ticks in ((left, widths), (right, sorted({*widths, *(widths * (1 - drops[-1]))}))):
         _logarithmic(axis, "xy")
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_xticks([], minor=True)
     own, width = _drop_words(claims.judged(record)), record.attrs["judged_width"]
-    times = [_median(10 ** np.asarray(s(record), float)) for s in
+    times = [_median(10 ** np.asarray(s(record), float), "{:.3g}") for s in
              (claims.capacity_cost, claims.capacity_cost_of_kept)]  # fmt: skip
     plots.labels(left, f"{width} units, {own}: {times[0]} times the loss without", "hidden units",
                  "lowest training loss on random labels (nat)")  # fmt: skip

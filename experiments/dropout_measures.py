@@ -9,7 +9,6 @@ import optax
 
 from dlstudy import losses
 from dlstudy.chunks import map_over_chunks
-from dlstudy.noise import gradient_spread
 
 
 def layers(params) -> list[str]:
@@ -40,7 +39,7 @@ class GradientNoise(NamedTuple):
     square_off: jax.Array  # float[], masks off
 
 
-def gradient_noise(loss, params, data, key, masks: int) -> GradientNoise:
+def gradient_noise(loss, params, data, key, drop, masks: int) -> GradientNoise:
     """Splits tr Sigma of per-example gradients into what examples and what masks add.
 
     The examples are taken for all there are, the masks for a sample: the mean gradient of an
@@ -48,33 +47,41 @@ def gradient_noise(loss, params, data, key, masks: int) -> GradientNoise:
     between the examples, and the variance over masks divides by M - 1.
 
     Args:
-      loss: (params, batch, key) -> mean loss of the batch with masks drawn by the key; None: off.
+      loss: (params, batch, key, drop) -> mean loss of the batch with masks drawn by the key;
+        `drop` 0 is without masks.
       params: a tree of arrays.
       data: (x [N, ...], y [N]).
       key: of the masks; every example and mask has its own.
+      drop: share of the units that the masks drop.
       masks: M, drawn for each example, at least 2.
     """
     count = data[1].shape[0]
-    keys = jax.random.split(key, (count, masks))
-    slope = jax.grad(loss)
+    keys = jax.random.split(key, (count, masks + 1))
+    # The last of each example's gradients is the one without a mask.
+    drops = jnp.append(jnp.full(masks, drop), jnp.zeros_like(drop))
 
     def own(example):
-        """One example: its gradient averaged over masks, and their variance."""
+        """One example: its gradient averaged over masks, their variance, and without masks."""
         x, y, drawn = example
-        each = jax.vmap(lambda k: slope(params, (x[None], y[None]), k))(drawn)
-        mean = jax.tree.map(lambda g: g.mean(0), each)
-        return mean, _square(jax.tree.map(lambda g, m: g - m[None], each, mean)) / (masks - 1)
+        slope = lambda k, p: jax.grad(loss)(params, (x[None], y[None]), k, p)  # noqa: E731
+        each = jax.vmap(slope)(drawn, drops)
+        mean = jax.tree.map(lambda g: g[:-1].mean(0), each)
+        within = _square(jax.tree.map(lambda g, m: g[:-1] - m[None], each, mean)) / (masks - 1)
+        return mean, within, jax.tree.map(lambda g: g[-1], each)
 
-    means, within = map_over_chunks(jax.vmap(own), (*data, keys))
-    whole = jax.tree.map(lambda g: g.mean(0), means)
-    between = _square(jax.tree.map(lambda g, m: g - m[None], means, whole)) / count
+    means, within, off = map_over_chunks(jax.vmap(own), (*data, keys))
+
+    def spread(own):
+        whole = jax.tree.map(lambda g: g.mean(0), own)
+        away = _square(jax.tree.map(lambda g, m: g - m[None], own, whole)) / count
+        return away, _square(whole)
+
+    (between, square_on), (alone, square_off) = spread(means), spread(off)
     of_masks = within.mean()
     of_examples = between - of_masks * (1 - 1 / count) / masks
-    off = gradient_spread(lambda p, batch: loss(p, batch, None), params, data)
     return GradientNoise(
-        of_examples + of_masks, of_examples, of_masks, off.trace, _square(whole),
-        _square(off.gradient),
-    )  # fmt: skip
+        of_examples + of_masks, of_examples, of_masks, alone, square_on, square_off
+    )
 
 
 def _square(tree):

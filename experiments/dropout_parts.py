@@ -24,6 +24,7 @@ class Part(NamedTuple):
     masks: int = 1  # averaged over in each step, of each example
     curves: tuple[str, ...] = ()  # splits whose loss is measured after each epoch, masks off
     random_labels: bool = False
+    ends: bool = False  # losses and errors of all splits are measured after each block
     examined: tuple[slice, ...] = ()  # of these runs the best tuned is examined, one of each
     noise: bool = False
 
@@ -42,13 +43,13 @@ def parts(config) -> list[Part]:
     return [
         Part("learn", config.widths, full, config.epochs, config.block, dropped + decayed,
              curves=("train", "tune"), examined=(*each_drop, slice(len(dropped), every)),
-             noise=True),
+             ends=True, noise=True),
         Part("wide", wide, full, config.epochs, config.epochs, plain,
-             examined=(slice(len(plain)),)),
+             examined=(slice(len(plain)),), ends=True),
         Part("averaged", config.widths, full, config.averaged_epochs, config.averaged_epochs,
              averaged, masks=config.masks, curves=("train",)),
         Part("small", config.widths, config.small_size, config.small_epochs, config.small_epochs,
-             dropped),
+             dropped, ends=True),
     ]  # fmt: skip
 
 

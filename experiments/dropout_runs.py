@@ -63,12 +63,10 @@ def narrowed(params, width):
     return params
 
 
-def chosen_loss(model, params, batch, key, drop):
-    """Cross-entropy of a batch with one draw of masks; with key None without."""
-    dropout = None if key is None else models.Dropout(key, drop)
-    return losses.cross_entropy(
-        model.apply({"params": params}, batch[0], dropout=dropout)[0], batch[1]
-    )
+def masked_loss(model, params, batch, key, drop):
+    """Cross-entropy of a batch with one draw of masks."""
+    logits, _ = model.apply({"params": params}, batch[0], dropout=models.Dropout(key, drop))
+    return losses.cross_entropy(logits, batch[1])
 
 
 class Study:
@@ -84,15 +82,21 @@ class Study:
             np.concatenate([split.y for split in every]),
         ))  # fmt: skip
 
+        self.orders = self.program(self.order, 0)(self.keys)
+        self.first = {}  # parameters before training, by widths
+
     def program(self, function, shared=1):
         donate = (0,) if shared == 2 else ()
         return sweep.over_seeds(function, self.host.layout, shared=shared, donate=donate)
 
-    def splits(self, key, part: Part, images) -> Seed:
+    def order(self, key):
+        """The order in which a seed takes the images."""
+        return jax.random.permutation(jax.random.fold_in(key, SPLIT), len(self.images[1]))
+
+    def splits(self, key, order, part: Part, images) -> Seed:
         """One seed's images; a smaller training set is the beginning of a larger one."""
         config = self.config
         x, y = images
-        order = jax.random.permutation(jax.random.fold_in(key, SPLIT), len(y))
         held = config.tune_size + config.test_size
         if part.random_labels:
             y = jax.random.randint(
@@ -114,29 +118,37 @@ class Study:
     def model(self, part: Part):
         return models.MLP(part.widths, self.classes)
 
-    def start(self, part: Part, key, conditions):
-        """(parameters, optimizer's state) of all runs of a seed, which start alike."""
-        first = self.images[0][0]
-        params = models.initialise(self.model(part), jax.random.fold_in(key, INIT), first)
+    def initial(self, part: Part):
+        """Parameters of the seeds before training, [S, ...]."""
+        if part.widths not in self.first:
+            example, model = self.images[0][0], self.model(part)
+            draw = self.program(
+                lambda key: models.initialise(model, jax.random.fold_in(key, INIT), example), 0
+            )
+            self.first[part.widths] = draw(self.keys)
+        return self.first[part.widths]
 
-        def one(own):
+    def start(self, params, conditions):
+        """(parameters, optimizer's state) of all runs [S, C, ...]; those of a seed start alike."""
+
+        def one(params, own):
             mine = narrowed(params, own.width)
             return mine, self.optimizer(own).init(mine)
 
-        return jax.vmap(one)(conditions)
+        return jax.vmap(jax.vmap(one, (None, 0)))(params, conditions)
 
-    def passes(self, part: Part, state, key, conditions, first, images):
-        """One block of epochs from number `first`: (state, rows [C, block]).
+    def passes(self, part: Part, state, key, order, conditions, first, images):
+        """One block of epochs from number `first`: (state, row [C, block], or [C] after it).
 
         All runs of a seed see the same batches and compare the same uniform numbers with their
         own share to keep, so these are drawn once.
         """
-        model, splits = self.model(part), self.splits(key, part, images)
+        model, splits = self.model(part), self.splits(key, order, part, images)
         batch = min(self.config.batch_size, part.size)
         steps = part.size // batch
 
         def loss(params, drop, examples, keys):
-            each = jax.vmap(lambda k: chosen_loss(model, params, examples, k, drop))(keys)
+            each = jax.vmap(lambda k: masked_loss(model, params, examples, k, drop))(keys)
             return each.mean()
 
         def step(run, own, examples, keys):
@@ -170,28 +182,17 @@ class Study:
             return runs, jax.vmap(examine)(runs[0]) | {"masked_loss": values.mean(0)}
 
         state, rows = jax.lax.scan(epoch, state, first + jnp.arange(part.block))
-        return state, {name: values.T for name, values in rows.items()}
+        row = {name: values.T for name, values in rows.items()}
+        if part.ends:
+            row |= jax.lax.map(functools.partial(ends, model, splits), state[0])
+        return state, row
 
     # -- measuring
 
-    def end(self, part: Part, state, key, images):
-        """What is measured of all runs after a block, [C]."""
-        model, splits = self.model(part), self.splits(key, part, images)
-
-        def one(params):
-            row = {}
-            for name, (x, y) in splits._asdict().items():
-                logits, _ = model.apply({"params": params}, x)
-                row[f"{name}_loss"] = losses.cross_entropy(logits, y)
-                row[f"{name}_error"] = losses.error_rate(logits, y)
-            return row
-
-        return jax.lax.map(one, state[0])
-
-    def examine(self, part: Part, state, key, chosen, images):
+    def examine(self, part: Part, state, key, order, chosen, images):
         """Ablation and correlations of the chosen runs [A], values [A, ...]."""
         config, model = self.config, self.model(part)
-        test = self.splits(key, part, images).test
+        test = self.splits(key, order, part, images).test
         key = jax.random.fold_in(key, ABLATION)
 
         def one(params):
@@ -206,10 +207,10 @@ class Study:
 
         return jax.lax.map(one, jax.tree.map(lambda a: a[chosen], state[0]))
 
-    def noise(self, part: Part, state, key, images):
+    def noise(self, part: Part, state, key, order, images):
         """Gradient noise of the runs with dropout at the lower middle rate, [1 + drops]."""
         config, model = self.config, self.model(part)
-        x, y = self.splits(key, part, images).train
+        x, y = self.splits(key, order, part, images).train
         count, rates = config.noise_examples, len(config.rates)
         chosen = slice((rates - 1) // 2, (1 + len(config.drops)) * rates, rates)
         params = jax.tree.map(lambda a: a[chosen], state[0])
@@ -218,10 +219,10 @@ class Study:
 
         def one(run):
             mine, drop = run
+            loss = functools.partial(masked_loss, model)
             return measures.gradient_noise(
-                functools.partial(chosen_loss, model, drop=drop), mine, (x[:count], y[:count]), key,
-                config.noise_masks,
-            )._asdict()  # fmt: skip
+                loss, mine, (x[:count], y[:count]), key, drop, config.noise_masks
+            )._asdict()
 
         return jax.lax.map(one, (params, drops))
 
@@ -229,46 +230,54 @@ class Study:
 
     def run_part(self, part: Part) -> list[dict]:
         """One stage: rows of its blocks, with gradient noise before and the rest after each."""
-        conditions = stacked(part.conditions, len(self.keys))
-        starting = self.program(functools.partial(self.start, part), 0)
+        conditions, params = stacked(part.conditions, len(self.keys)), self.initial(part)
         advancing = self.program(functools.partial(self.passes, part), 2)
-        ending = self.program(functools.partial(self.end, part))
         examining = self.program(functools.partial(self.examine, part))
         noise = self.program(functools.partial(self.noise, part))
-        units = part.epochs // part.block
+        units, drawn = part.epochs // part.block, (self.keys, self.orders)
 
         def advance(unit, state):
-            found = noise(state, self.keys, self.images) if part.noise else {}
+            found = noise(state, *drawn, self.images) if part.noise else {}
             first = jnp.int32(unit * part.block)
-            state, row = advancing(state, self.keys, conditions, first, self.images)
-            # After every block, though the last one counts: the rows of a stage are alike.
-            end = jax.device_get(ending(state, self.keys, self.images))
-            found |= {f"end_{name}": values for name, values in end.items()}
+            state, row = advancing(state, *drawn, conditions, first, self.images)
+            row = jax.device_get(row) | found
             if part.examined:
-                chosen = records.best_of(end["tune_error"], end["tune_loss"], part.examined)
-                found |= examining(state, self.keys, chosen, self.images)
-            return state, row | found
+                # After every block, though the last one counts: the rows of a stage are alike.
+                chosen = records.best_of(row["end_tune_error"], row["end_tune_loss"], part.examined)
+                row |= examining(state, *drawn, chosen, self.images)
+            return state, row
 
         return run_stage(
-            self.host, part.name, units, lambda: starting(self.keys, conditions), advance, headline
+            self.host, part.name, units, lambda: self.start(params, conditions), advance, headline
         )
 
     def run_capacity(self, part: Part) -> tuple[list[dict], list[dict]]:
         """Random labels: rows with dropout, then of one more block without it."""
-        conditions = stacked(part.conditions, len(self.keys))
+        conditions, params = stacked(part.conditions, len(self.keys)), self.initial(part)
         lifted = conditions._replace(drop=np.zeros_like(conditions.drop))
-        starting = self.program(functools.partial(self.start, part), 0)
         advancing = self.program(functools.partial(self.passes, part), 2)
-        units = part.epochs // part.block + 1
+        units, drawn = part.epochs // part.block + 1, (self.keys, self.orders)
 
         def advance(unit, state):
             own = lifted if unit == units - 1 else conditions
-            return advancing(state, self.keys, own, jnp.int32(unit * part.block), self.images)
+            first = jnp.int32(unit * part.block)
+            return advancing(state, *drawn, own, first, self.images)
 
         rows = run_stage(
-            self.host, part.name, units, lambda: starting(self.keys, conditions), advance, headline
+            self.host, part.name, units, lambda: self.start(params, conditions), advance, headline
         )
         return rows[:-1], rows[-1:]
+
+
+def ends(model, splits: Seed, params) -> dict:
+    """Losses and errors of one network on all splits, masks off."""
+    sizes = np.cumsum([len(y) for _, y in splits])[:-1].tolist()
+    logits, _ = model.apply({"params": params}, jnp.concatenate([x for x, _ in splits]))
+    row = {}
+    for name, z, (_, y) in zip(Seed._fields, jnp.split(logits, sizes), splits, strict=True):
+        row[f"end_{name}_loss"] = losses.cross_entropy(z, y)
+        row[f"end_{name}_error"] = losses.error_rate(z, y)
+    return row
 
 
 def headline(row) -> dict[str, float]:
