@@ -55,3 +55,14 @@ def quick_compilation(tmp_path_factory):
         compilation_cache.reset_cache()
         if settings is quick:
             yield
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Runs leave no pictures: once it is compiled, drawing takes most of the time of a toy run."""
+    from experiments import conclusion
+
+    def nothing(module, folder, record):
+        folder.write("figures/figures.json", "{}", "\n")
+
+    monkeypatch.setattr(conclusion, "draw", nothing)

@@ -136,6 +136,7 @@ def test_an_arm_that_never_binds_is_the_plain_one(record):
         np.testing.assert_array_equal(values[0], values[1])
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_seed_alone_is_the_seed_among_others(record, tmp_path):
     folder = tmp_path / "one"
     status, out, err = main(f"--run_dir={folder}", "--only_seed=1")

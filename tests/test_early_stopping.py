@@ -175,6 +175,7 @@ def test_the_tuning_split_chooses_for_each_seed():
 # --- the same numbers again
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_lone_seed_repeats_its_numbers(record, tmp_path):
     status, out, err = main(f"--run_dir={tmp_path / 'one'}", "--only_seed=2")
     assert status == 0, out + err
@@ -184,6 +185,7 @@ def test_a_lone_seed_repeats_its_numbers(record, tmp_path):
         assert alone[name].values.tobytes() == among[name].values.tobytes(), name
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_resumed_run_repeats_its_numbers(record, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     report = cli.consoles.PlainConsole.report
@@ -207,6 +209,7 @@ def test_a_resumed_run_repeats_its_numbers(record, tmp_path, monkeypatch):
         assert again[name].values.tobytes() == record[name].values.tobytes(), name
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_that_explodes_is_named_and_ends(tmp_path):
     folder = tmp_path / "run"
     status, out, err = main(f"--run_dir={folder}", "--rates=1e30,2e30")

@@ -359,6 +359,7 @@ def test_figures_and_verdicts_are_there(finished):
     assert "1.3d" in out
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_seed_alone_interrupted_and_resumed_repeats_its_numbers(record, tmp_path, monkeypatch):
     arguments = f"--run_dir={tmp_path / 'run'}", "--only_seed=1"
     report = cli.consoles.PlainConsole.report

@@ -189,6 +189,7 @@ def test_the_record_is_complete(record):
     assert np.all(claims.copy_rises_alike(record) < 1e-6)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_seed_alone_is_the_seed_among_others(record, tmp_path):
     folder = tmp_path / "one"
     status, out, err = main(f"--run_dir={folder}", "--only_seed=1", "--measure_cost=false")

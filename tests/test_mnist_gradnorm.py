@@ -54,11 +54,6 @@ def run_in(folder, *argv):
     return xarray.load_dataset(folder / "record.nc"), out
 
 
-@pytest.fixture
-def _without_figures(monkeypatch):
-    monkeypatch.setattr(mnist_gradnorm, "figures", lambda record: iter(()))
-
-
 PROGRAMS = []  # that the run below made
 
 
@@ -264,7 +259,7 @@ def test_redraw_makes_the_same_figures_and_verdicts_without_training(finished):
     assert "main" not in "\n".join(line for line in out.splitlines() if "left" in line)
 
 
-@pytest.mark.usefixtures("_without_figures")
+@pytest.mark.usefixtures("without_figures")
 def test_one_seed_alone_repeats_its_numbers_to_the_bit(finished, tmp_path):
     alone, _ = run_in(tmp_path / "one", "--only_seed=1")
     together = finished[1]
@@ -275,7 +270,7 @@ def test_one_seed_alone_repeats_its_numbers_to_the_bit(finished, tmp_path):
         xarray.testing.assert_identical(alone[name].variable, expected.variable)
 
 
-@pytest.mark.usefixtures("_without_figures")
+@pytest.mark.usefixtures("without_figures")
 def test_interrupted_and_resumed_it_ends_with_the_same_record(finished, tmp_path, monkeypatch):
     """The main arm alone, stopped by a signal after its first epoch."""
     reports = []

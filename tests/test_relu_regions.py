@@ -189,6 +189,7 @@ def test_the_decaying_rate_ends_at_zero():
     assert moved[4] < 0.2 * moved[0]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_resumed_and_lone_seeds_repeat_the_numbers(record, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     report = cli.consoles.PlainConsole.report
@@ -212,6 +213,7 @@ def test_resumed_and_lone_seeds_repeat_the_numbers(record, tmp_path, monkeypatch
         assert again[name].values.tobytes() == record[name].values.tobytes(), name
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_that_explodes_is_named_and_ends(tmp_path):
     folder = tmp_path / "run"
     status, out, err = main(f"--run_dir={folder}", "--learning_rate=1e30", "--epochs=3")

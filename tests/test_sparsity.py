@@ -198,6 +198,7 @@ def test_a_step_is_the_proximal_step_by_hand():
             np.testing.assert_allclose(found[name]["bias"], plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_lone_seed_repeats_its_numbers(record, tmp_path):
     folder = tmp_path / "run"
     status, out, err = main(f"--run_dir={folder}", "--only_seed=1")
