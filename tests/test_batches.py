@@ -322,7 +322,6 @@ def test_nothing_is_said_of_time_before_a_unit_is_done():
 
 @pytest.mark.usefixtures("quick_compilation", "without_figures")
 def test_regions_of_batches_are_those_of_all_seeds(tmp_path):
-    monkeypatch.setattr(relu_regions, "figures", lambda record: iter(()))
     flags = (
         "--compilation_cache_dir=" + jax.config.jax_compilation_cache_dir, "--devices=1",
         "--epochs=6", "--samples=30", "--grid=51", "--widths=4,3", "--block=4",
