@@ -14,7 +14,7 @@ MEMBERS = {
 }
 ARMS = (*MEMBERS, "dropout", "wide", "small", "regression")  # the last has no ensembles of k
 REGRESSION = ("weight scaling", "geometric mean", "arithmetic mean", "scaled twice")
-PREDICTORS = {"plain": "weight scaling", "twice": "scaled twice", "geometric": "geometric mean"}
+PREDICTORS = ("weight scaling", "scaled twice", "geometric mean")  # of the dropout network
 
 SCORES = {
     "error": ("1", "share of test images misclassified"),
@@ -22,6 +22,7 @@ SCORES = {
     "squared_error": ("1", "squared error of the probabilities, summed over classes"),
     "calibration_error": ("1", "expected calibration error"),
 }
+TUNING = ("error", "negative_log_likelihood")  # what choices are made by
 DIVERSITY = {  # of all members together
     "vote_error": ("1", "test error of the majority vote"),
     "vote_negative_log_likelihood": ("nat", "negative log likelihood of the shares of votes"),
@@ -183,7 +184,7 @@ def assemble(config, seeds, rows: dict, sizes: dict):
     ):
         values = np.stack([table[arm] for arm in ARMS]).astype(np.int64)
         variables[name] = ("arm", "k"), values, about(unit, long)
-    variables |= of_masks(config, rows["dropout"][-1], about)
+    variables |= of_masks(rows["dropout"][-1], about)
     regression = rows["regression"]
     for name, dims, unit, long in (
         ("regression_gap", (), "nat", "largest difference in log-probability from weight scaling"),
@@ -201,7 +202,7 @@ def assemble(config, seeds, rows: dict, sizes: dict):
         "sources": list(MEMBERS),
         "k": np.arange(1, config.models + 1),
         "masks": mask_counts(config),
-        "predictor": list(PREDICTORS.values()),
+        "predictor": list(PREDICTORS),
         "averaging": list(REGRESSION),
         "seed": seeds,
     }
@@ -214,19 +215,16 @@ def assemble(config, seeds, rows: dict, sizes: dict):
     return xarray.Dataset(variables, coords, attributes)
 
 
-def of_masks(config, row: dict, about) -> dict:
+def of_masks(row: dict, about) -> dict:
     """Variables of Monte Carlo dropout."""
     found = {name: (("seed",), row[name], about(*words)) for name, words in OF_MASKS.items()}
     distances = {
         "distance": ("1", "squared distance from the mean over all masks, that mean's noise in it"),
         "geometric_distance": ("1", "squared distance from the geometric mean over all masks"),
     }
+    many = len(PREDICTORS)
     for name, words in (SCORES | distances).items():
-        groups = (
-            ("mask", "masks", [f"masks_{m}" for m in mask_counts(config)]),
-            ("predictor", "predictor", list(PREDICTORS)),
-        )
-        for prefix, dim, keys in groups:
-            values = np.stack([row[f"{key}_{name}"] for key in keys])
-            found[f"{prefix}_{name}"] = (dim, "seed"), values, about(*words)
+        values = np.asarray(row[f"found_{name}"]).T
+        found[f"predictor_{name}"] = ("predictor", "seed"), values[:many], about(*words)
+        found[f"mask_{name}"] = ("masks", "seed"), values[many:], about(*words)
     return found

@@ -42,14 +42,18 @@ def run(config, data: Data, host: Host):
     study = Study(config, data, host, seeds)
     with sweep.compiler() as pool:
         study.compile(pool)
-        rows = {
-            "regression": study.run_regression(),
-            "members": study.run_members(),
-            "dropout": study.run_dropout(),
-        }
-        for count in config.counts:
-            rows[f"wide_{count}"] = study.run_wide(count)
-    return records.assemble(config, seeds, rows, study.bytes_by_count())
+        return assembled(study, seeds)
+
+
+def assembled(study, seeds):
+    """Runs all stages of a study of these seeds and puts their rows together."""
+    rows = {
+        "regression": study.run_regression(),
+        "members": study.run_members(),
+        "dropout": study.run_dropout(),
+    }
+    rows |= {f"wide_{count}": study.run_wide(count) for count in study.config.counts}
+    return records.assemble(study.config, seeds, rows, study.bytes_by_count())
 
 
 class Study:
@@ -59,22 +63,24 @@ class Study:
         self.config, self.host, self.classes = config, host, data.classes
         self.keys = sweep.seed_keys(config.seed, seeds)
         every = [data.train, data.tune, data.test]
-        # Each seed cuts all images into splits of its own.
-        self.images = jax.device_put((
+        images = (
             np.concatenate([split.x.reshape(len(split.y), -1) for split in every]),
             np.concatenate([split.y for split in every]),
-        ))  # fmt: skip
-        self.separate = self.program(self.members, 1)
-        self.dropout = self.program(
-            functools.partial(self.passes, self.model(config.width)), 1, donate=(0,)
         )
-        self.monte_carlo = self.program(self.masks, 1)
+        self.splits = self.program(self.cut, 1)(self.keys, images)
+        self.regressions = self.program(self.regression)
+        self.separate = self.program(self.members)
+        self.begun = self.program(functools.partial(self.begin, self.model(config.width)))
+        self.dropout = self.program(
+            functools.partial(self.passes, self.model(config.width)), donate=(0,)
+        )
+        self.monte_carlo = self.program(self.masks)
         self.wide = {
-            n: self.program(functools.partial(self.begun_passes, self.model(n * config.width)), 1)
+            n: self.program(functools.partial(self.begun_passes, self.model(n * config.width)))
             for n in config.counts
         }
 
-    def program(self, function, shared, donate=()):
+    def program(self, function, shared=0, donate=()):
         return sweep.over_seeds(function, self.host.layout, shared=shared, donate=donate)
 
     def model(self, width: int) -> models.MLP:
@@ -82,28 +88,28 @@ class Study:
 
     def compile(self, pool):
         """Has the programs compiled while others run."""
-        self.separate.compile(self.keys, *self.arm("bagging"), self.images, pool=pool)
-        state = jax.eval_shape(self.begin, self.keys)
+        splits = self.splits
+        self.separate.compile(self.keys, *self.arm("bagging"), splits, pool=pool)
+        state = self.begun.compile(self.keys, splits, pool=pool)
+        self.dropout.compile(state, self.keys, splits, pool=pool)
         chosen = jax.ShapeDtypeStruct(self.keys.shape, np.int32)
-        self.dropout.compile(state, self.keys, self.images, pool=pool)
-        self.monte_carlo.compile(state[0].params, self.keys, chosen, self.images, pool=pool)
+        self.monte_carlo.compile(state.params, self.keys, chosen, splits, pool=pool)
         for count in self.config.counts:
-            self.wide[count].compile(self.keys, self.images, pool=pool)
+            self.wide[count].compile(self.keys, splits, pool=pool)
 
-    def splits(self, key, images) -> Seed:
-        """One seed's images."""
+    def cut(self, key, images) -> Seed:
+        """One seed's images: each cuts all of them into splits of its own."""
         config = self.config
         order = jax.random.permutation(jax.random.fold_in(key, SPLIT), len(images[1]))
         sizes = np.cumsum([0, config.train_size, config.tune_size, config.test_size])
-        cut = lambda a, i: a[order[sizes[i] : sizes[i + 1]]]  # noqa: E731
-        return Seed(*(tuple(cut(a, i) for a in images) for i in range(3)))
+        part = lambda a, i: a[order[sizes[i] : sizes[i + 1]]]  # noqa: E731
+        return Seed(*(tuple(part(a, i) for a in images) for i in range(3)))
 
     # -- softmax regression, float64
 
-    def regression(self, key, images) -> dict:
+    def regression(self, key, splits: Seed) -> dict:
         """One seed: log-probabilities by weight scaling, and how far other predictors are."""
         config = self.config
-        splits = self.splits(key, images)
         x, y = splits.train[0].astype(jnp.float64), splits.train[1]
         # Pixels at the rim are always 0: those that vary more are drawn more often.
         pixels = jax.random.choice(jax.random.fold_in(key, PIXELS), x.shape[1],
@@ -149,8 +155,7 @@ class Study:
 
     def run_regression(self) -> dict:
         with jax.enable_x64(True):
-            program = self.program(self.regression, 1)
-            return self.once("regression", lambda: program(self.keys, self.images))
+            return self.once("regression", lambda: self.regressions(self.keys, self.splits))
 
     def once(self, name: str, work) -> dict:
         """A stage of one unit."""
@@ -158,7 +163,7 @@ class Study:
 
     # -- models trained separately
 
-    def members(self, key, sources, width, images):
+    def members(self, key, sources, width, splits: Seed):
         """One seed: all models at each rate, trained side by side.
 
         Args:
@@ -166,13 +171,13 @@ class Study:
           sources: bool[3], what members do not share: rows of the training set (bootstrap samples
             instead of the whole), start, order of the examples.
           width: units that each model has of the hidden layer.
-          images: all.
+          splits: its images.
 
         Returns:
           (row, parameters of the members at the middle rate [K, ...]).
         """
         model, count = self.model(self.config.width), self.config.models
-        config, splits = self.config, self.splits(key, images)
+        config = self.config
         (x, y), size, number = splits.train, config.train_size, jnp.arange(count)
         rows, start, order = (
             jax.vmap(lambda i, own=own, stream=stream: jax.random.fold_in(
@@ -219,25 +224,17 @@ class Study:
         def of_count(inside):
             """Means over the windows of one size."""
             found = {}
-            for name in ("tune", "test"):
-                labels = getattr(splits, name)[1]
-                for score, values in in_windows(log_p[name], labels, inside).items():
-                    found[f"{name}_{score}"] = values.mean(0)
+            for name, kept in (("tune", records.TUNING), ("test", records.SCORES)):
+                values = in_windows(log_p[name], getattr(splits, name)[1], inside)
+                found |= {f"{name}_{score}": values[score].mean(0) for score in kept}
             variance, covariance = jax.vmap(ensembles.moments, (None, 0))(products, inside)
             return found | {"variance": variance.mean(), "covariance": covariance.mean()}
 
-        misses = ensembles.wrong(ensembles.majority(log_p["test"]), y)
-        return jax.lax.map(of_count, windows) | {
-            "vote_error": misses.mean(dtype=jnp.float32),
-            "vote_calibration_error": ensembles.calibration_error(
-                ensembles.majority(log_p["test"]), y
-            ),
-            "vote_negative_log_likelihood": ensembles.scores(
-                ensembles.majority(log_p["test"]), y
-            ).negative_log_likelihood,
+        votes = ensembles.scores(ensembles.majority(log_p["test"]), y)._asdict()
+        return jax.lax.map(of_count, windows) | {f"vote_{k}": v for k, v in votes.items()} | {
             "disagreement": ensembles.over_pairs(ensembles.disagreement(log_p["test"])),
             "correlation": ensembles.over_pairs(ensembles.error_correlation(log_p["test"], y)),
-        }
+        }  # fmt: skip
 
     def arm(self, name: str):
         """Sources and width of an arm, for every seed."""
@@ -250,7 +247,7 @@ class Study:
 
         def advance(unit, state):
             row, params = jax.device_get(
-                self.separate(self.keys, *self.arm(names[unit]), self.images)
+                self.separate(self.keys, *self.arm(names[unit]), self.splits)
             )
             return (), row | {"file_ratio": file_ratio(params)}
 
@@ -277,76 +274,69 @@ class Study:
             optimizers.make("adam", share.rate), self.config.batch_size,
         )  # fmt: skip
 
-    def start(self, model, key, splits: Seed):
-        """All conditions from one start."""
+    def begin(self, model, key, splits: Seed) -> training.NoisyState:
+        """One seed: all conditions from one start."""
         own = jax.random.fold_in(jax.random.fold_in(key, INIT), 0)
         return jax.vmap(lambda share: self.trainer(model, splits, share).init(own))(self.shares())
 
-    def passes(self, model, state, key, images):
+    def passes(self, model, state, key, splits: Seed):
         """One seed: as many passes as a model of the ensembles gets; (state, row)."""
-        splits = self.splits(key, images)
         own = jax.random.fold_in(key, MASKS)
 
         def one(share, state):
             trainer = self.trainer(model, splits, share)
             state, values = jax.lax.scan(
-                lambda state, _: trainer.epoch(state, own, splits.train), state[0],
+                lambda state, _: trainer.epoch(state, own, splits.train), state,
                 length=self.config.epochs,
             )  # fmt: skip
             row = {"loss": values.reshape(-1)}
-            for name in ("tune", "test"):
+            for name, kept in (("tune", records.TUNING), ("test", records.SCORES)):
                 x, y = getattr(splits, name)
                 scaled = ensembles.predictor(lambda x: model.apply({"params": state.params}, x)[0])
-                row |= {
-                    f"{name}_{k}": v for k, v in ensembles.scores(scaled(x), y)._asdict().items()
-                }
-            return (state,), row
+                values = ensembles.scores(scaled(x), y)._asdict()
+                row |= {f"{name}_{score}": values[score] for score in kept}
+            return state, row
 
         return jax.vmap(one)(self.shares(), state)
 
-    def begin(self, keys):
-        """State of the dropout networks of all seeds."""
-        model = self.model(self.config.width)
-        return (jax.vmap(lambda key: self.start(model, key, self.splits(key, self.images)))(keys),)
-
-    def begun_passes(self, model, key, images):
+    def begun_passes(self, model, key, splits: Seed) -> dict:
         """The same from the start on; the row alone."""
-        state = (self.start(model, key, self.splits(key, images)),)
-        return self.passes(model, state, key, images)[1]
+        return self.passes(model, self.begin(model, key, splits), key, splits)[1]
 
     def run_dropout(self) -> list[dict]:
         """A row after every so many passes; masks are drawn after the last ones."""
         last, chosen = self.config.models - 1, jax.ShapeDtypeStruct(self.keys.shape, np.int32)
 
         def advance(unit, state):
-            shapes = self.monte_carlo.compile(state[0].params, self.keys, chosen, self.images)
-            state, row = self.dropout(state, self.keys, self.images)
+            shapes = self.monte_carlo.compile(state.params, self.keys, chosen, self.splits)
+            state, row = self.dropout(state, self.keys, self.splits)
             row = jax.device_get(row)
             if unit == last:
                 best = records.best(row).astype(np.int32)
-                more = self.monte_carlo(state[0].params, self.keys, best, self.images)
+                more = self.monte_carlo(state.params, self.keys, best, self.splits)
             else:  # rows have one shape
                 more = jax.tree.map(lambda s: np.full(s.shape, np.nan, s.dtype), shapes)
             return state, row | jax.device_get(more)
 
         return run_stage(
-            self.host, "dropout", self.config.models, lambda: self.begin(self.keys), advance,
+            self.host, "dropout", self.config.models,
+            lambda: self.begun(self.keys, self.splits), advance,
             lambda row: {"test error": float(np.nanmin(np.median(row["test_error"], 0)))},
         )  # fmt: skip
 
     def run_wide(self, count: int) -> dict:
-        return self.once(f"wide_{count}", lambda: self.wide[count](self.keys, self.images))
+        return self.once(f"wide_{count}", lambda: self.wide[count](self.keys, self.splits))
 
-    def masks(self, params, key, chosen, images) -> dict:
+    def masks(self, params, key, chosen, splits: Seed) -> dict:
         """One seed: random masks of one trained network against weight scaling.
 
         Args:
           params: of all conditions [Q, ...].
           key: of the seed.
           chosen: which condition.
-          images: all.
+          splits: its images.
         """
-        config, model, splits = self.config, self.model(self.config.width), self.splits(key, images)
+        config, model = self.config, self.model(self.config.width)
         params, share = jax.tree.map(lambda a: a[chosen], (params, self.shares()))
         x, y = splits.test
 
@@ -364,22 +354,17 @@ class Study:
         for name, kept in (("hidden_0", 1 - config.input_drop), ("head", 1 - share.hidden)):
             twice[name] = twice[name] | {"kernel": twice[name]["kernel"] * kept}
         some = log_p[: config.models]
-        found = {
-            "plain": plain,
-            "twice": scaled(twice, x),
-            "geometric": jax.nn.log_softmax(log_p.mean(0)),
-        }
-        found |= {
-            f"masks_{m}": jnp.log(jnp.maximum(jnp.exp(log_p[:m]).mean(0), LEAST))
-            for m in records.mask_counts(config)
-        }
+        geometric = jax.nn.log_softmax(log_p.mean(0))
+        p = jnp.exp(log_p)
+        means = [jnp.maximum(p[:m].mean(0), LEAST) for m in records.mask_counts(config)]
+        # In the order of `records.PREDICTORS`, then of the numbers of masks.
+        found = jnp.stack([plain, scaled(twice, x), geometric, *map(jnp.log, means)])
+        away = lambda centre: jnp.square(jnp.exp(found) - centre[None]).sum(2).mean(1)  # noqa: E731
         noise = jnp.square(estimate.standard_error).sum(1).mean()
-        row = {}
-        for name, values in found.items():
-            row |= {f"{name}_{k}": v for k, v in ensembles.scores(values, y)._asdict().items()}
-            for other, centre in (("", estimate.mean), ("geometric_", jnp.exp(found["geometric"]))):
-                away = jnp.square(jnp.exp(values) - centre).sum(1).mean()
-                row[f"{name}_{other}distance"] = away
+        row = jax.vmap(lambda log_p: ensembles.scores(log_p, y))(found)._asdict() | {
+            "distance": away(estimate.mean), "geometric_distance": away(jnp.exp(geometric)),
+        }  # fmt: skip
+        row = {f"found_{name}": values for name, values in row.items()}
         spread = noise * config.masks  # variance over masks, summed over classes
         return row | {
             "mask_noise": noise,
@@ -396,7 +381,7 @@ class Study:
         config, numbers = self.config, range(1, self.config.models + 1)
 
         def of(width, members=1):
-            example = self.images[0][0]
+            example = self.splits.train[0][0, 0]
             one = lambda key: models.initialise(self.model(width), key, example)  # noqa: E731
             keys = jax.random.split(jax.random.key(0), members)
             return ensembles.parameter_bytes(jax.eval_shape(jax.vmap(one), keys))

@@ -1,5 +1,7 @@
 """`bagging` at toy size: its exact laws, what members share, statistics, claims and settings."""
 
+import copy
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from running import run_main
 
 from dlstudy.claims import judge
 from dlstudy.host import Layout, NullHost
-from experiments import bagging, flagging
+from experiments import bagging
 from experiments import bagging_claims as claims
 from experiments import bagging_record as records
 from experiments import bagging_runs as runs
@@ -28,20 +30,31 @@ def main(*argv):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bagging") / "run"
-    status, out, err = main(f"--run_dir={folder}")
+    """A run's folder, what it said, and its study, whose programs are compiled."""
+    folder, made = tmp_path_factory.mktemp("bagging") / "run", []
+
+    class Kept(runs.Study):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "Study", Kept)
+        status, out, err = main(f"--run_dir={folder}")
     assert status == 0, out + err
-    return folder, xarray.load_dataset(folder / "record.nc"), out
+    (study,) = made
+    study.host = NullHost(Layout())
+    return folder, out, study
 
 
 @pytest.fixture(scope="module")
 def record(finished):
-    return finished[1]
+    return xarray.load_dataset(finished[0] / "record.nc")
 
 
-def toy_study(seeds=(0, 1)):
-    (config,), _ = flagging.parse(TOY[2:], bagging.Config)
-    return config, runs.Study(config, bagging.load(config), NullHost(Layout()), list(seeds))
+@pytest.fixture(scope="module")
+def study(finished):
+    return finished[2]
 
 
 def test_the_record_has_every_variable_with_unit_and_long_name(record):
@@ -80,16 +93,13 @@ def test_bytes_are_those_of_the_weights(record):
     assert cost == [[120, 240, 360], [120, 240, 360], [120] * 3]
 
 
-def test_members_that_share_everything_are_one_model_and_a_program_is_traced_once():
-    config, study = toy_study()
-    found = {}
+def test_members_that_share_everything_are_one_model(study):
+    found, width = {}, np.full(2, study.config.width, np.float32)
     for name, own in {"same": (False,) * 3, **records.MEMBERS}.items():
-        arm = (np.array([own, own]), np.full(2, config.width, np.float32))
-        row, params = jax.device_get(study.separate(study.keys, *arm, study.images))
-        found[name] = row, params
-        kernel = params["head"]["kernel"]
+        arm = np.array([own, own]), width
+        found[name] = jax.device_get(study.separate(study.keys, *arm, study.splits))
+        kernel = found[name][1]["head"]["kernel"]
         assert (kernel[:, 0] == kernel[:, 1]).all() == (name == "same"), name
-    assert study.separate.traces == 1
     row, params = found["same"]
     assert (row["disagreement"] == 0).all()
     np.testing.assert_allclose(row["test_error"], row["test_error"][:, :, :1] + 0 * row["variance"])
@@ -101,25 +111,28 @@ def test_members_that_share_everything_are_one_model_and_a_program_is_traced_onc
     assert np.all(ratio < 2)  # three copies of one model compress into little more than one
 
 
-def test_narrow_members_have_no_more_units_than_asked_for():
-    _, study = toy_study()
-    _, params = jax.device_get(study.separate(study.keys, *study.arm("small_3"), study.images))
+def test_narrow_members_have_no_more_units_than_asked_for(study):
+    _, params = jax.device_get(study.separate(study.keys, *study.arm("small_3"), study.splits))
     used = np.abs(params["hidden_0"]["kernel"]).max((0, 1, 2)) > 0
     assert used.tolist() == [True, True, False, False, False, False]
 
 
-def test_a_seed_alone_is_the_seed_among_others(record, tmp_path):
-    folder = tmp_path / "one"
-    status, out, err = main(f"--run_dir={folder}", "--only_seed=1")
-    assert status == 0, out + err
-    alone = xarray.load_dataset(folder / "record.nc")
+@pytest.mark.usefixtures("without_figures")
+def test_a_seed_does_not_depend_on_the_others(record, study):
+    """Seed 1 twice, in the place of seeds 0 and 1; every program was traced once for both runs."""
+    again = copy.copy(study)
+    twice = np.array([1, 1])
+    again.keys, again.splits = jax.tree.map(lambda a: a[twice], (study.keys, study.splits))
+    alone = runs.assembled(again, [1, 1])
     for name in record.data_vars:
-        expected = record[name].sel(seed=[1]) if "seed" in record[name].dims else record[name]
+        expected = record[name].sel(seed=[1, 1]) if "seed" in record[name].dims else record[name]
         np.testing.assert_array_equal(alone[name], expected, err_msg=name)
+    programs = (study.separate, study.dropout, study.monte_carlo, study.wide[3], study.regressions)
+    assert [program.traces for program in programs] == [1] * 5
 
 
 def test_the_folder_holds_figures_and_verdicts(finished):
-    folder, _, out = finished
+    folder, out, _ = finished
     for name in ("exact", "masks", "error", "diversity", "table"):
         assert (folder / "figures" / f"{name}.svg").stat().st_size > 1000
     for claim in ("3.2a", "3.2b", "3.2c", "3.2d"):
@@ -188,7 +201,7 @@ def example(seeds=20):
     }  # fmt: skip
     coords = {
         "arm": arms, "sources": sources, "k": k, "masks": [1, 9], "seed": np.arange(seeds),
-        "predictor": list(records.PREDICTORS.values()), "averaging": list(records.REGRESSION),
+        "predictor": list(records.PREDICTORS), "averaging": list(records.REGRESSION),
     }  # fmt: skip
     return xarray.Dataset(variables, coords, {"counts": [4]})
 
