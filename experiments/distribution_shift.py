@@ -132,7 +132,7 @@ def plan(config: Config, seeds: int, devices: int) -> Plan:
     tests = len(config.corruptions) * 6
     held_out = max(images - config.train_size, 0)
     # Of one core of a 2.6 GHz AMD EPYC (Zen 4): training steps, then tests.
-    training = 2 * len(config.rates) * steps * weights * (6 * config.batch_size / 40_000 + 0.006)
+    training = 2 * len(config.rates) * steps * weights * (3 * config.batch_size / 40_000 + 0.003)
     testing = tests * held_out * (weights * 10 / 40_000 + pixels / 100)
     seconds = 12 + seeds / devices * (training + testing) / 1e6
     memory = 0.7 + 16 * weights * len(config.rates) * config.epochs * devices / 2**30

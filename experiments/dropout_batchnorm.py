@@ -48,7 +48,7 @@ class Config:
         (0.005, 0.02, 0.08, 0.3), "grid of learning rates", low=0, low_open=True
     )
     drops: tuple[float, ...] = setting(
-        (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), "grid of rates of dropping a hidden unit; has 0 and "
+        (0.0, 0.1, 0.2, 0.3, 0.5, 0.7), "grid of rates of dropping a hidden unit; has 0 and "
         "0.5", low=0, high=1, high_open=True,
     )  # fmt: skip
     judged_drop: float = setting(

@@ -331,7 +331,7 @@ CLAIMS = (
         figure="order", arms=("before", "before_recalibrated"),
     ),
     _claim(
-        "3.5h", "What is left of the cost of dropout before is the training, not the test's shift",
+        "3.5h", "Dropout before costs more with recalibrated statistics too: it harms training",
         cost_left, "above", 0.005, _HALF_POINT, section="added", figure="order",
         arms=("before_recalibrated", "after_recalibrated"),
     ),
@@ -347,7 +347,7 @@ CLAIMS = (
         (
             _claim(
                 "3.5b1", "The best rate of dropping is lower with batch normalisation", lower_best,
-                "above", 0.05, "more than half a step of the grid", figure="best_rate",
+                "above", 0.05, "more than half of the grid's smallest step", figure="best_rate",
                 arms=("none", "after"),
                 trap="one learning rate for all: each rate of dropping has its own",
             ),
