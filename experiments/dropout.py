@@ -36,7 +36,7 @@ class Config:
 
     data: str = setting("digits", "data set", choices=tuple(SIZES))
     tune_size: int = setting(300, "images to tune on, others for each seed", low=1)
-    test_size: int = setting(497, "images to test on, others for each seed", low=1)
+    test_size: int = setting(697, "images to test on, others for each seed", low=1)
 
     num_seeds: int = seeds_setting(20)
     seed: int = setting(0, "base of all random draws", low=0, high=2**32 - 1)
@@ -48,7 +48,7 @@ class Config:
 
     widths: tuple[int, ...] = setting((64, 64), "units of each hidden layer, all alike", low=1)
     drops: tuple[float, ...] = setting(
-        (0.1, 0.25, 0.5, 0.7), "shares of hidden units dropped; none always runs", low=0,
+        (0.1, 0.25, 0.5), "shares of hidden units dropped; none always runs", low=0,
         low_open=True, high=1, high_open=True,
     )  # fmt: skip
     judged_drop: float = setting(0.5, "the share that is judged, one of --drops")
@@ -57,8 +57,8 @@ class Config:
         low_open=True,
     )  # fmt: skip
     wider: int = setting(2, "times the widths: the wider network without dropout", low=2)
-    epochs: int = setting(24, "passes over all training images", low=1)
-    block: int = setting(8, "epochs between checkpoints, a divisor of --epochs", low=1)
+    epochs: int = setting(60, "passes over all training images", low=1)
+    block: int = setting(20, "epochs between checkpoints, a divisor of --epochs", low=1)
     target: float = setting(
         0.1, "training loss, masks off, to which epochs are counted", "nat", low=0, low_open=True
     )
@@ -73,7 +73,7 @@ class Config:
     noise_masks: int = setting(4, "masks of each of these", low=2)
 
     masks: int = setting(4, "masks averaged in each step, where noise is taken out", low=2)
-    averaged_epochs: int = setting(16, "passes with so many masks", low=1)
+    averaged_epochs: int = setting(20, "passes with so many masks", low=1)
     small_size: int = setting(100, "training images of the small set", low=1)
     small_epochs: int = setting(120, "passes over the small set", low=1)
 
@@ -89,7 +89,7 @@ class Config:
         (0.05, 0.1, 0.2, 0.4), "learning rates there; the lowest loss counts", low=0, low_open=True
     )
     capacity_epochs: int = setting(
-        320, "passes there, a multiple of 4; then a quarter as many without dropout", low=4
+        240, "passes there, a multiple of 4; then a quarter as many without dropout", low=4
     )
 
     @property
