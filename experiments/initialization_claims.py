@@ -394,16 +394,6 @@ CLAIMS = (
                 "2.4h2", "With LeCun's weights a positive bias keeps more of them", positive_bias,
                 "above", 2.0, _DECADES, unit="decades", figure="biases",
             ),
-            _claim(
-                "2.4h3", "But the layers above no longer tell inputs apart", told_apart, "below",
-                -1.0, "a decade", unit="decades", figure="biases",
-                trap="gradients that survive say nothing of what they carry",
-            ),
-            _both(
-                "2.4h4", "So that LeCun's weights learn with it where they do not without",
-                bias_helps_momentum, bias_helps_adam, "above", 0.5, "for most seeds",
-                figure="biases",
-            ),
         ),
         section="2 (4)",
     ),
@@ -423,5 +413,15 @@ CLAIMS = (
             ),
         ),
         section="added",
+    ),
+    _claim(
+        "2.4j", "Where a positive bias keeps LeCun's gradients, the layers above no longer tell "
+        "inputs apart", told_apart, "below", -1.0, "a decade", unit="decades", section="added",
+        figure="biases", trap="gradients that survive say nothing of what they carry",
+    ),
+    _both(
+        "2.4k", "With a positive bias LeCun's weights learn where they do not without",
+        bias_helps_momentum, bias_helps_adam, "above", 0.5, "for most seeds", section="added",
+        figure="biases",
     ),
 )  # fmt: skip

@@ -275,7 +275,7 @@ def test_the_folder_holds_figures_and_verdicts(finished):
     folder, _, out = finished
     for name in ("moments", "gains", "draws", "rates", "rescued", "depths", "scales", "biases"):
         assert (folder / "figures" / f"{name}.svg").stat().st_size > 1000
-    for claim in ("2.4a", "2.4d", "2.4e", "2.4f", "2.4g", "2.4h", "2.4i"):
+    for claim in ("2.4a", "2.4d", "2.4e", "2.4f", "2.4g", "2.4h", "2.4i", "2.4j", "2.4k"):
         assert claim in out
 
 
@@ -375,7 +375,7 @@ def test_verdicts_follow_the_record():
     found = {v.id: v.verdict for v in judge(initialization.CLAIMS, example())}
     assert found["2.4a1"] == found["2.4a2"] == found["2.4a4"] == found["2.4a6"] == "supported"
     assert found["2.4a3"] == "refuted"  # 0.9 decades over three layers
-    assert found["2.4d1"] == found["2.4d6"] == found["2.4f"] == found["2.4h4"] == "conditional"
+    assert found["2.4d1"] == found["2.4d6"] == found["2.4f"] == found["2.4k"] == "conditional"
     assert found["2.4d2"] == found["2.4d5"] == "refuted"
     assert found["2.4i1"] == found["2.4i"] == "supported"
 
