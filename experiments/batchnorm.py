@@ -81,12 +81,10 @@ class Config:
     )
     floor_steps: int = setting(600, "of it", "steps", low=1)
 
-    ghost_batch: int = setting(16, "images of a step whose statistics are noisy", low=2)
-    ghost_images: int = setting(112, "further ones that make the statistics steady", low=1)
-    ghost_epochs: int = setting(12, "passes over the training set", low=1)
-    ghost_rates: tuple[float, ...] = setting(
-        (0.1, 0.2, 0.4, 0.8, 1.6), "learning rates, rising", low=0, low_open=True
+    ghost_batch: int = setting(
+        16, "the one of --batch_sizes that is trained with steady statistics, too", low=2
     )
+    ghost_images: int = setting(112, "further images that make them steady", low=1)
 
     growth_width: int = setting(384, "units of each layer of the chain before training", low=2)
     growth_depth: int = setting(8, "its layers", low=3)
@@ -100,7 +98,7 @@ class Config:
         for name in ("widths", "floor_widths"):
             if not getattr(self, name):
                 raise UserError(f"--{name}=: must name at least one hidden layer")
-        for name in ("rates", "batch_sizes", "size_rates", "floor_rates", "ghost_rates",
+        for name in ("rates", "batch_sizes", "size_rates", "floor_rates",
                      "test_sizes", "growth_batches"):  # fmt: skip
             values = getattr(self, name)
             text = f"--{name}={','.join(f'{value:g}' for value in values)}"
@@ -115,12 +113,17 @@ class Config:
                 f"{self.data}"
             )
         within = f"must be at most {self.train_size}, the --train_size"
-        for name in ("batch_size", "floor_images", "ghost_batch", "recalibration_size"):
+        for name in ("batch_size", "floor_images", "recalibration_size"):
             if getattr(self, name) > self.train_size:
                 raise UserError(f"--{name}={getattr(self, name)}: {within}")
         if self.batch_sizes[-1] > self.train_size:
             text = ",".join(map(str, self.batch_sizes))
             raise UserError(f"--batch_sizes={text}: each {within}")
+        if self.ghost_batch not in self.batch_sizes:
+            raise UserError(
+                f"--ghost_batch={self.ghost_batch}: must be one of "
+                f"{', '.join(map(str, self.batch_sizes))}, the --batch_sizes"
+            )
         if self.recalibration_batches * self.recalibration_size > self.train_size:
             raise UserError(
                 f"--recalibration_batches={self.recalibration_batches}: with "
@@ -153,8 +156,8 @@ def load(config: Config):
 def stages(config: Config) -> dict[str, int]:
     """Units of progress of each stage."""
     sizes = len(config.batch_sizes)
-    return {"sizes_bn": sizes, "rates_bn": 1, "rates_none": 1, "sizes_none": sizes, "floor_bn": 1,
-            "floor_none": 1, "ghost": 2, "start": 1, "scale": 1}  # fmt: skip
+    return {"sizes_bn": sizes, "rates_bn": 1, "rates_none": 1, "sizes_none": 1, "floor_bn": 1,
+            "floor_none": 1, "ghost": 1, "start": 1, "scale": 1}  # fmt: skip
 
 
 def run(config: Config, data, host):
@@ -175,7 +178,7 @@ def plan(config: Config, seeds: int, devices: int) -> Plan:
     each = lambda images, widths=config.widths: 4 + images * weights(widths) * 1.5e-4  # noqa: E731
     per_epoch = lambda size: config.train_size // size  # noqa: E731
     at_rates = 5 * len(config.rates)
-    of_size = 4 * len(config.size_rates)
+    of_size = 4 * len(config.size_rates)  # with BN all sizes, without it the smallest
     growth = config.growth_depth * config.growth_width**2 * sum(config.growth_batches)
     seconds = 35 + 1e-6 * seeds / devices * (
         at_rates * config.epochs * (per_epoch(config.batch_size) + 12) * each(config.batch_size)
@@ -183,8 +186,8 @@ def plan(config: Config, seeds: int, devices: int) -> Plan:
             per_epoch(size) * each(size) for size in config.batch_sizes)
         + 6 * len(config.floor_rates) * config.floor_steps
         * each(config.floor_images, config.floor_widths)
-        + len(config.ghost_rates) * config.ghost_epochs * per_epoch(config.ghost_batch)
-        * (each(config.ghost_batch) + each(config.ghost_batch + config.ghost_images))
+        + len(config.size_rates) * config.size_epochs * per_epoch(config.ghost_batch)
+        * each(config.ghost_batch + config.ghost_images)
         + growth * 1.5e-4
     )  # fmt: skip
     return Plan(

@@ -98,21 +98,26 @@ def at_sizes(record, name: str, order: str = "iid", **selection) -> np.ndarray:
     return np.stack([_pick(v, _lowest(of)) for v, of in zip(values, loss, strict=True)])
 
 
-def at_ends(record, name: str) -> np.ndarray:
-    """A variable of training without BN in the smallest and largest i.i.d. batches, [2, S]."""
-    loss = values_of(
-        record, "plain_size_loss", "end", "size_rate", "seed", order="iid", split="tune"
-    )
-    values = values_of(record, name, "end", "size_rate", "seed", order="iid")
-    return np.stack([_pick(v, _lowest(of)) for v, of in zip(values, loss, strict=True)])
+def at_smallest(record, name: str) -> np.ndarray:
+    """A variable of training without BN in the smallest i.i.d. batches, at its best rate, [S]."""
+    loss = values_of(record, "plain_size_loss", "size_rate", "seed", order="iid", split="tune")
+    return _pick(values_of(record, name, "size_rate", "seed", order="iid"), _lowest(loss))
 
 
 def ghosts(record, name: str, split: str) -> np.ndarray:
-    """Without and with a ghost batch, each at its best rate, recalibrated, [2, S]."""
-    both = {"mode": "recalibrated"}
-    loss = values_of(record, "ghost_loss", "ghost", "ghost_rate", "seed", split="tune", **both)
-    values = values_of(record, name, "ghost", "ghost_rate", "seed", split=split, **both)
-    return np.stack([_pick(v, _lowest(of)) for v, of in zip(values, loss, strict=True)])
+    """Without and with a ghost batch, each at its best rate, recalibrated, [2, S].
+
+    `name` is "loss" or "error".
+    """
+    how = {"mode": "recalibrated"}
+    dims = "size_rate", "seed"
+    batch = {"size": record.attrs["ghost_batch"], "order": "iid"} | how
+    found = []
+    for kind, own in (("size", batch), ("ghost", how)):
+        loss = values_of(record, f"{kind}_loss", *dims, split="tune", **own)
+        values = values_of(record, f"{kind}_{name}", *dims, split=split, **own)
+        found.append(_pick(values, _lowest(loss)))
+    return np.stack(found)
 
 
 def floors(record, arm: str) -> np.ndarray:
@@ -202,28 +207,20 @@ def probe_fluctuation(record):
     return np.log10(found[0] / found[-1])
 
 
-def _last_fluctuation(record, end: int, relative: bool = False):
-    """log10 of how much the losses of the last epoch's batches fluctuate: BN over no BN."""
-    with_bn, without = (at_sizes(record, "last_sd")[end], at_ends(record, "plain_last_sd")[end])
-    if relative:
-        with_bn = with_bn / at_sizes(record, "last_mean")[end]
-        without = without / at_ends(record, "plain_last_mean")[end]
-    return np.log10(with_bn / without)
-
-
 def small_fluctuation(record):
     """log10 of the sd of the last epoch's batch losses, smallest batches: BN over no BN"""
-    return _last_fluctuation(record, 0)
+    return np.log10(at_sizes(record, "last_sd")[0] / at_smallest(record, "plain_last_sd"))
 
 
 def large_fluctuation(record):
-    """log10 of the sd of the last epoch's batch losses, largest batches: BN over no BN"""
-    return _last_fluctuation(record, -1)
+    """log10 of the sd of the last epoch's batch losses, large batches: BN over no BN"""
+    return np.log10(at_best(record, "final_sd", "bn") / at_best(record, "final_sd", "none"))
 
 
 def relative_fluctuation(record):
     """log10 of that sd over the mean of the losses, smallest batches: BN over no BN"""
-    return _last_fluctuation(record, 0, True)
+    mean = at_sizes(record, "last_mean")[0] / at_smallest(record, "plain_last_mean")
+    return small_fluctuation(record) - np.log10(mean)
 
 
 # -- 3.3c
@@ -352,13 +349,13 @@ def noisy_loss(record):
 
 def ghost_gap(record):
     """test minus training loss: steady statistics (ghost batch) minus noisy ones"""
-    gap = ghosts(record, "ghost_loss", "test") - ghosts(record, "ghost_loss", "train")
+    gap = ghosts(record, "loss", "test") - ghosts(record, "loss", "train")
     return gap[1] - gap[0]
 
 
 def ghost_test(record):
     """test error: steady statistics (ghost batch) minus noisy ones"""
-    error = ghosts(record, "ghost_error", "test")
+    error = ghosts(record, "error", "test")
     return error[1] - error[0]
 
 
@@ -565,7 +562,7 @@ CLAIMS = (
                 condition="in the smallest batches",
                 control=_decades(
                     "3.3b6", _FLUCTUATES, large_fluctuation, "above", _QUARTER, "a quarter more",
-                    condition="in the largest batches", figure="statistics", arms=("sizes",),
+                    condition="in large batches", figure="statistics",
                 ),
                 trap="the losses of small batches fluctuate without BN, too: over those",
                 figure="statistics", arms=("sizes",),

@@ -188,30 +188,28 @@ def regularisation(record):
     from dlstudy import plots
 
     made, axes = plots.figure(2)
-    rate = record.ghost_rate.values
-    for i, (place, words) in enumerate(((0, "noisy statistics"), (1, "steady, ghost batch"))):
-        own = {"mode": "recalibrated"}
+    rate, own = record.size_rate.values, {"mode": "recalibrated"}
+    batch = {"size": record.attrs["ghost_batch"], "order": "iid"} | own
+    for i, (kind, how, words) in enumerate((
+        ("size", batch, "noisy statistics"), ("ghost", own, "steady, ghost batch")
+    )):  # fmt: skip
         loss, error = (
-            claims.values_of(record, name, "ghost", "seed", "ghost_rate", "split", **own)[place]
-            for name in ("ghost_loss", "ghost_error")
+            claims.values_of(record, f"{kind}_{name}", "seed", "size_rate", "split", **how)
+            for name in ("loss", "error")
         )
-        for axis, values in (
-            (axes[0], loss[..., 2] - loss[..., 0]),
-            (axes[1], 100 * error[..., 2]),
-        ):
+        both = loss[..., 2] - loss[..., 0], 100 * error[..., 2]
+        for axis, values in zip(axes, both, strict=True):
             plots.seeds_over(axis, rate, _finite(values), words, i, marker="os"[i])
     for axis in axes:
         _log(axis, "x")
-    gaps = claims.ghosts(record, "ghost_loss", "test") - claims.ghosts(
-        record, "ghost_loss", "train"
-    )
+    gaps = claims.ghosts(record, "loss", "test") - claims.ghosts(record, "loss", "train")
     title = f"Gap at the best rates: {median(gaps[0])} nat with noise, {median(gaps[1])} without"
     plots.labels(axes[0], title, "learning rate", "test minus training loss (nat)")
-    errors = 100 * claims.ghosts(record, "ghost_error", "test")
+    errors = 100 * claims.ghosts(record, "error", "test")
     title = f"Test error: {median(errors[0])}% with noise, {median(errors[1])}% without"
     plots.labels(axes[1], title, "learning rate", "test error (%)", legend=False)
     _about(made, record, f"batches of {record.attrs['ghost_batch']}; a ghost batch of "
-           f"{int(record.ghost.values[-1])} enters the statistics alone")  # fmt: skip
+           f"{record.attrs['ghost_images']} enters the statistics alone")  # fmt: skip
     return made
 
 
@@ -264,18 +262,25 @@ def statistics(record):
     slopes = [median(claims.spread_slope(record, order)) for order in ("iid", "class")]
     title = f"Slope over all layers: {slopes[0]} in i.i.d. batches, {slopes[1]} by class"
     plots.labels(axes[0], title, "batch size", "spread of batch means (standard deviations)")
-    for i, (x, values, words) in enumerate((
-        (sizes, claims.at_sizes(record, "last_sd"), "losses of an epoch's batches, BN"),
-        (record.end.values, claims.at_ends(record, "plain_last_sd"), "the same without BN"),
-        (sizes, claims.at_sizes(record, "probe_sd"), "same images, statistics of batches"),
+    for i, (name, words) in enumerate((
+        ("last_sd", "losses of an epoch's batches, BN"),
+        ("probe_sd", "same images, statistics of batches"),
     )):  # fmt: skip
-        plots.seeds_over(axes[1], x, _finite(values).T, words, i, singles=False, marker="os^"[i])
+        values = _finite(claims.at_sizes(record, name)).T
+        plots.seeds_over(axes[1], sizes, values, words, 2 * i, singles=False, marker="o^"[i])
+    large = record.attrs["batch_size"]
+    ends = (sizes[0], claims.at_smallest(record, "plain_last_sd")), (
+        large, claims.at_best(record, "final_sd", "none")
+    )  # fmt: skip
+    for label, (x, values) in zip(("the same without BN, a seed", None), ends, strict=True):
+        axes[1].plot(np.full(len(values), x), _finite(values), "s", markersize=3.5, alpha=0.5,
+                     color=plots.style(1)["color"], label=label)  # fmt: skip
     _log(axes[1], "xy")
     axes[1].set_xticks(sizes, [f"{size}" for size in sizes])
     axes[1].set_xticks([], minor=True)
-    ends = [_times(of(record)) for of in (claims.small_fluctuation, claims.large_fluctuation)]
-    title = f"Fluctuation with BN over without: {ends[0]} in batches of {sizes[0]}, {ends[1]} of"
-    plots.labels(axes[1], f"{title} {sizes[-1]}", "batch size",
+    times = [_times(of(record)) for of in (claims.small_fluctuation, claims.large_fluctuation)]
+    title = f"Fluctuation with BN over without: {times[0]} in batches of {sizes[0]}, {times[1]}"
+    plots.labels(axes[1], f"{title} of {large}", "batch size",
                  "standard deviation of the loss (nat)")  # fmt: skip
     _about(made, record, "left: first layer; right: i.i.d. batches")
     return made

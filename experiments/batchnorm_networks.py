@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from dlstudy import losses, models, normalization, optimizers, training
 
@@ -159,71 +158,59 @@ def trainer(network: Network, own: Condition, starts, train, classes: int, batch
 # -- one step under the microscope
 
 
-def covariate_shift(network: Network, before, after, batch):
-    """How a layer's gradient changes once the layers below have made their step.
-
-    Internal covariate shift as Santurkar et al. (2018, definition 2.1) measure it: the gradient of
-    the layer's kernel before the step, and with the layers below it as they are after.
-
-    Args:
-      network: the network.
-      before: parameters before the step.
-      after: parameters after it.
-      batch: of both gradients.
-
-    Returns:
-      Of each layer but the first: l2 norm of the difference [L - 1], and cosine [L - 1].
-    """
-    layers = len(network.model.widths) + 1
-    # Mixture i has the layers below i as they are after the step; 0 is before it.
-    mixtures = {}
-    for name, own in before.items():
-        moved = [i > layer_of(name, layers) for i in range(layers)]
-        mixtures[name] = jax.tree.map(
-            lambda *pair, moved=moved: jnp.stack([pair[m] for m in moved]), own, after[name]
-        )
-    gradients = jax.vmap(lambda p: jax.grad(network.loss)(p, batch))(mixtures)
-    apart, cosine = [], []
-    for i in range(1, layers):
-        kernels = gradients["head" if i == layers - 1 else f"hidden_{i}"]["kernel"]
-        old, new = kernels[0], kernels[i]
-        apart.append(jnp.linalg.norm(new - old))
-        cosine.append(jnp.vdot(old, new) / (jnp.linalg.norm(old) * jnp.linalg.norm(new)))
-    return jnp.stack(apart), jnp.stack(cosine)
+def mixtures(before, after, layers: int) -> list:
+    """Parameters with the layers below i as they are after a step, for each i but the first."""
+    return [
+        {k: after[k] if layer_of(k, layers) < i else before[k] for k in before}
+        for i in range(1, layers)
+    ]
 
 
-def along_the_step(loss, params, gradient, rate):
-    """What the loss does on the way along the negative gradient, up to four steps.
-
-    Returns:
-      (loss before, range of the loss over the start and the points `ALONG`, largest distance of
-      their gradients from the first one over its norm).
-    """
-
-    def at(multiple):
-        there = jax.tree.map(lambda p, g: p - multiple * rate * g, params, gradient)
-        value, slope = jax.value_and_grad(loss)(there)
-        return value, optax.tree.norm(jax.tree.map(jnp.subtract, slope, gradient))
-
-    values, apart = jax.vmap(at)(jnp.float32([0.0, *ALONG]))
-    return values[0], values.max() - values.min(), apart.max() / optax.tree.norm(gradient)
+def kernel_distance(gradients, other) -> jax.Array:
+    """l2 distance of two gradients, of the kernels alone."""
+    squares = [jnp.square(gradients[k]["kernel"] - other[k]["kernel"]).sum()
+               for k in gradients if "kernel" in gradients[k]]  # fmt: skip
+    return jnp.sqrt(sum(squares))
 
 
 def inspect(network: Network, params, own: Condition, batch, key) -> dict:
-    """One step of a run, not taken: its shift, and the loss along it."""
+    """What a step of a run would do on its batch; it is not taken.
+
+    Returns:
+      "shift" and "shift_cosine", [L - 1]: internal covariate shift of each layer but the first as
+      Santurkar et al. (2018, definition 2.1) measure it, between the gradient of the layer's
+      kernel before the step and with the layers below it as they are after; l2 distance, cosine.
+      "step_loss": the loss before the step.
+      "loss_range": of the loss over the start and the points `ALONG` the step.
+      "gradient_change": largest distance of their gradients from the first one over its norm, of
+      the kernels.
+    """
+    layers = len(network.model.widths) + 1
     now, then = jax.random.split(key)
+    here, pullback = jax.vjp(lambda p: noisy(frozen(p, own.affine), own.noise, now), params)
+    slope_of = jax.value_and_grad(network.loss)
+    value, slope = slope_of(here, batch)
+    (gradient,) = pullback(slope)
 
-    def loss(p):
-        return network.loss(noisy(frozen(p, own.affine), own.noise, now), batch)
+    def moved(multiple, draw):
+        there = jax.tree.map(lambda p, g: p - multiple * own.rate * g, params, gradient)
+        return noisy(there, own.noise, draw)
 
-    gradient = jax.grad(loss)(params)
-    after = jax.tree.map(lambda p, g: p - own.rate * g, params, gradient)
-    apart, cosine = covariate_shift(
-        network, noisy(params, own.noise, now), noisy(after, own.noise, then), batch
-    )
-    value, span, change = along_the_step(loss, params, gradient, own.rate)
-    return {"shift": apart, "shift_cosine": cosine, "step_loss": value, "loss_range": span,
-            "gradient_change": change}  # fmt: skip
+    points = [*mixtures(here, moved(1.0, then), layers), *(moved(m, now) for m in ALONG)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *points)
+    values, slopes = jax.vmap(slope_of, (0, None))(stacked, batch)
+    apart, cosine = [], []
+    for i in range(1, layers):
+        name = "head" if i == layers - 1 else f"hidden_{i}"
+        old, new = slope[name]["kernel"], slopes[name]["kernel"][i - 1]
+        apart.append(jnp.linalg.norm(new - old))
+        cosine.append(jnp.vdot(old, new) / (jnp.linalg.norm(old) * jnp.linalg.norm(new)))
+    along = jnp.append(values[layers - 1 :], value)
+    ahead = jax.tree.map(lambda a: a[layers - 1 :], slopes)
+    change = jax.vmap(kernel_distance, (0, None))(ahead, slope).max()
+    size = kernel_distance(slope, jax.tree.map(jnp.zeros_like, slope))
+    return {"shift": jnp.stack(apart), "shift_cosine": jnp.stack(cosine), "step_loss": value,
+            "loss_range": along.max() - along.min(), "gradient_change": change / size}  # fmt: skip
 
 
 # -- a trained network

@@ -29,12 +29,14 @@ ARMS = {
 
 _RUN, _STEP = ("run", "rate", "seed"), ("run", "rate", "seed", "look")
 _SIZE = ("size", "order", "size_rate", "seed")
-_END = ("end", "order", "size_rate", "seed")
+_PLAIN = _SIZE[1:]
+_GHOST = ("size_rate", "seed", "split", "mode")
 
 # name: (dimensions, unit, long name)
 VARIABLES = {
     "start_loss": (_RUN, "nat", "training loss before training, batch statistics"),
     "curve": ((*_RUN, "epoch"), "nat", "training loss after each epoch, batch statistics"),
+    "final_sd": (_RUN, "nat", "standard deviation of the losses of the last epoch's batches"),
     "worst_loss": (_RUN, "nat", "largest loss of a step's batch"),
     "loss": ((*_RUN, "split", "mode"), "nat", "loss at the end by split and statistics"),
     "error": ((*_RUN, "split", "mode"), "1", "share misclassified at the end"),
@@ -61,14 +63,13 @@ VARIABLES = {
                  "standard deviation of a fixed set's loss over training batches' statistics, BN"),
     "last_mean": (_SIZE, "nat", "mean over the last epoch of the batches' losses, BN"),
     "last_sd": (_SIZE, "nat", "standard deviation of the same, BN"),
-    "plain_last_mean": (_END, "nat", "mean over the last epoch of the batches' losses, no BN"),
-    "plain_last_sd": (_END, "nat", "standard deviation of the same, no BN"),
-    "plain_size_loss": ((*_END, "split"), "nat", "loss at the end, no BN"),
+    "plain_last_mean": (_PLAIN, "nat", "the same mean in the smallest batches, no BN"),
+    "plain_last_sd": (_PLAIN, "nat", "the same standard deviation, no BN"),
+    "plain_size_loss": ((*_PLAIN, "split"), "nat", "loss at the end in these, no BN"),
     "floor": (("floor_arm", "floor_rate", "seed"), "nat",
               "lowest training loss of a narrow network on random labels, batch statistics"),
-    "ghost_loss": (("ghost", "ghost_rate", "seed", "split", "mode"), "nat", "loss at the end"),
-    "ghost_error": (("ghost", "ghost_rate", "seed", "split", "mode"), "1",
-                    "share misclassified at the end"),
+    "ghost_loss": (_GHOST, "nat", "loss at the end with a ghost batch"),
+    "ghost_error": (_GHOST, "1", "share misclassified at the end with a ghost batch"),
     "growth": (("growth_batch", "seed"), "1",
                "growth a layer of the squared gradient before training, with BN"),
     "growth_theory": (("growth_batch",), "1", "the same of an infinitely wide network"),
@@ -113,6 +114,7 @@ def _at_rates(config, rows: dict[str, list[dict]]) -> dict:
     found["loss"] = joined(lambda row: _by_split(row, "loss"))
     found["error"] = joined(lambda row: _by_split(row, "error"))
     steps = joined(lambda row: np.asarray(row["step_losses"]))
+    found["final_sd"] = steps[..., -1, :].std(-1)
     found["worst_loss"] = np.where(np.isfinite(steps), steps, np.inf).max((-2, -1))
     found["test_batch_error"] = fold(rows["rates_bn"][0]["test_batch_error"], parts[1][1])
     found["features"] = joined(lambda row: row["features"])
@@ -131,15 +133,15 @@ def _at_sizes(config, rows: dict[str, list[dict]]) -> dict:
         for name in ("own_train_loss", "own_test_error", "mean_spread", "variance_spread",
                      "probe_sd", "last_mean", "last_sd")
     }  # fmt: skip
+    plain = rows["sizes_none"][0]
     for name in ("last_mean", "last_sd"):
-        found[f"plain_{name}"] = by_size("sizes_none", lambda row, name=name: row[name])
-    losses = by_size("sizes_none", lambda row: _by_split(row, "loss"))
-    found["plain_size_loss"] = losses[..., 0]  # the same with all statistics
+        found[f"plain_{name}"] = fold(plain[name], dims)
+    # Without BN the losses with all statistics are one.
+    found["plain_size_loss"] = fold(_by_split(plain, "loss")[..., 0], dims)
     for what in ("loss", "error"):
         found[f"size_{what}"] = by_size("sizes_bn", lambda row, what=what: _by_split(row, what))
-        found[f"ghost_{what}"] = np.stack([
-            fold(_by_split(row, what), {"rate": len(config.ghost_rates)}) for row in rows["ghost"]
-        ])  # fmt: skip
+        ghost = _by_split(rows["ghost"][0], what)
+        found[f"ghost_{what}"] = fold(ghost, {"rate": len(config.size_rates)})
     return found
 
 
@@ -185,13 +187,10 @@ def assemble(config, seeds, rows: dict[str, list[dict]], tested: int):
         "test_order": ["iid", "class"],
         "test_size": test_sizes(config, tested),
         "size": list(config.batch_sizes),
-        "end": [config.batch_sizes[0], config.batch_sizes[-1]],
         "order": list(ORDERS),
         "size_rate": list(config.size_rates),
         "floor_arm": ["none", "bn", "bn_fixed"],
         "floor_rate": list(config.floor_rates),
-        "ghost": [0, config.ghost_images],
-        "ghost_rate": list(config.ghost_rates),
         "growth_batch": list(config.growth_batches),
     }
     found["similarity"] = np.zeros((2, len(seeds)))
@@ -201,6 +200,7 @@ def assemble(config, seeds, rows: dict[str, list[dict]], tested: int):
     }
     attributes = {"data": config.data, "train_size": config.train_size,
                   "batch_size": config.batch_size, "ghost_batch": config.ghost_batch,
+                  "ghost_images": config.ghost_images,
                   "momentum": config.momentum, "slow_momentum": config.slow_momentum,
                   "short_epochs": config.short_epochs, "widths": json.dumps(list(config.widths)),
                   "floor_widths": json.dumps(list(config.floor_widths)),
@@ -228,7 +228,7 @@ def _with_choices(record, features):
         np.where(claims.chosen(record, str(run)) < 0, 0, -1) for run in record.run.values
     ])  # fmt: skip
     sizes = np.isfinite(claims.at_sizes(record, "size_loss", split="train", mode="running"))
-    ghost = np.isfinite(claims.ghosts(record, "ghost_loss", "train"))
+    ghost = np.isfinite(claims.ghosts(record, "loss", "train"))
     floor = np.isfinite(record["floor"].min("floor_rate").transpose("floor_arm", "seed").values)
     more = [np.where(good, -1, 0) for good in (sizes.all(0), ghost.all(0), floor.all(0))]
     words = {"units": "1", "long_name": "0 where no rate kept the arm's loss finite; -1: one did"}

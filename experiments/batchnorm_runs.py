@@ -28,21 +28,21 @@ def run(config, data: Data, host: Host):
     seeds = list(host.seeds(config.num_seeds))
     study = Study(config, data, host, seeds)
     at_rates, of_size = study.at_rates, study.of_size
-    ends = config.batch_sizes[0], config.batch_sizes[-1]
     with sweep.compiler() as pool:
         # Long programs first: they compile while the others are traced.
         stages = {
             "rates_bn": [functools.partial(at_rates, study.bn, conditions(config, True))],
             "sizes_bn": [functools.partial(of_size, study.bn, b) for b in config.batch_sizes],
             "rates_none": [functools.partial(at_rates, study.none, conditions(config))],
-            "sizes_none": [functools.partial(of_size, study.none, b) for b in ends],
-            "ghost": [functools.partial(study.ghost, g) for g in (0, config.ghost_images)],
+            "sizes_none": [functools.partial(of_size, study.none, config.batch_sizes[0])],
+            "ghost": [study.ghost],
             "floor_bn": [functools.partial(study.floor, "narrow_bn")],
             "floor_none": [functools.partial(study.floor, "narrow_none")],
             "start": [study.start],
         }  # fmt: skip
         programs = {
-            name: [study.prepare(f, pool) for f in functions] for name, functions in stages.items()
+            name: [study.prepare(name, f, pool) for f in functions]
+            for name, functions in stages.items()
         }
         rows = {name: study.stage(name, of) for name, of in programs.items()}
     with jax.enable_x64(True):
@@ -113,25 +113,39 @@ class Study:
         """A function of a key, the initial parameters and the splits, over seeds."""
         return sweep.over_seeds(function, self.host.layout, shared=1)
 
-    def prepare(self, function, pool):
-        """The program and, of networks with batch normalisation, the one that examines them.
-
-        Both are being compiled; that of the second is one for all networks of a shape.
-        """
+    def prepare(self, name: str, function, pool):
+        """A program of a stage, being compiled, and so what examines its networks."""
         program = self.program(function)
         end = program.compile(self.keys, self.begin, self.splits, pool=pool)
-        if "params" in end:
-            kept = end["params"], end["running"]
-            self.examined.compile(*kept, self.splits, pool=pool)
+        if "kept" in end:
+            some = jax.tree.map(
+                lambda a: jax.ShapeDtypeStruct(
+                    (a.shape[0], self.rates(name), *a.shape[2:]), a.dtype
+                ),
+                end["kept"],
+            )
+            self.examined.compile(*some, self.splits, pool=pool)
         return program
+
+    def rates(self, name: str) -> int:
+        """How many rates each arm of a stage has."""
+        return len(self.config.rates if name == "rates_bn" else self.config.size_rates)
 
     def stage(self, name: str, programs) -> list[dict]:
         """A stage of one unit for each program: their rows."""
 
+        def examined(kept):
+            """One arm after another, so that one program serves all stages with as many rates."""
+            rates = self.rates(name)
+            arms = jax.tree.leaves(kept)[0].shape[1] // rates
+            part = lambda i: jax.tree.map(lambda a: a[:, i * rates : (i + 1) * rates], kept)  # noqa: E731
+            found = [jax.device_get(self.examined(*part(i), self.splits)) for i in range(arms)]
+            return {key: np.concatenate([row[key] for row in found], 1) for key in found[0]}
+
         def advance(unit, state):
             row = programs[unit](self.keys, self.begin, self.splits)
-            if "params" in row:
-                row |= self.examined(row.pop("params"), row.pop("running"), self.splits)
+            if "kept" in row:
+                row |= examined(jax.device_get(row.pop("kept")))
             return state, row
 
         return run_stage(self.host, name, len(programs), lambda: (), advance, headline)
@@ -152,7 +166,7 @@ class Study:
     def ended(self, network: Network, state, splits) -> dict:
         """What is known of a run at its end, or what `examined` needs to find out."""
         if network.model.batch_norm:
-            return {"params": state.params, "running": state.statistics[0]}
+            return {"kept": (state.params, state.statistics[0])}
         return self.examine(network, state.params, {}, splits)
 
     # -- every rate
@@ -242,21 +256,19 @@ class Study:
         trainer = networks.trainer(
             network, own, self.of(network, starts), train, self.classes, size, (config.momentum,)
         )
-        begin = trainer.init(key)
-        state, seen = jax.lax.scan(
-            lambda state, _: trainer.epoch(state, jax.random.fold_in(key, 5), train),
-            begin, length=config.size_epochs,
-        )  # fmt: skip
-        row = self.ended(network, state, splits)
-        row |= {
-            "last_mean": seen[-1].mean(),
-            "last_sd": seen[-1].std(),
-            "worst": jnp.where(jnp.isfinite(seen), seen, jnp.inf).max(),
-            "start_loss": network.loss(begin.params, train),
-        }
+        state, seen = self.train(trainer, key, train)
+        row = self.ended(network, state, splits) | {"last_sd": seen[-1].std()}
+        row["last_mean"] = seen[-1].mean()
         if network.model.batch_norm:
             row |= self.as_trained(network, state.params, size, own.ordered, key, splits)
         return row
+
+    def train(self, trainer, key, train):
+        """(state, losses [epochs, steps]) after all epochs of the stages at batch sizes."""
+        return jax.lax.scan(
+            lambda state, _: trainer.epoch(state, jax.random.fold_in(key, 5), train),
+            trainer.init(key), length=self.config.size_epochs,
+        )  # fmt: skip
 
     def as_trained(self, network, params, size: int, ordered, key, splits) -> dict:
         """What happens in batches like those of training, of training and of test images."""
@@ -311,30 +323,21 @@ class Study:
         rates = jnp.float32(config.floor_rates)
         return {"floor": jax.vmap(jax.vmap(one, (None, 0)), (0, None))(affine, rates)}
 
-    # -- batch noise on and off
+    # -- batch noise off
 
-    def ghost(self, extra: int, key, starts, splits):
-        """Training with and without further images in the statistics; values [rates, ...]."""
+    def ghost(self, key, starts, splits):
+        """As `of_size` in i.i.d. batches, with further images in the statistics, [rates, ...]."""
         config, train = self.config, splits["train"]
 
         def one(own):
             trainer = networks.trainer(
-                self.bn,
-                own,
-                starts["bn"],
-                train,
-                self.classes,
-                config.ghost_batch,
-                (config.momentum,),
-                extra,
-            )
-            state, _ = jax.lax.scan(
-                lambda state, _: trainer.epoch(state, jax.random.fold_in(key, 9), train),
-                trainer.init(key), length=config.ghost_epochs,
+                self.bn, own, starts["bn"], train, self.classes, config.ghost_batch,
+                (config.momentum,), config.ghost_images,
             )  # fmt: skip
+            state, _ = self.train(trainer, key, train)
             return self.ended(self.bn, state, splits)
 
-        return jax.vmap(one)(stack(condition(rate) for rate in config.ghost_rates))
+        return jax.vmap(one)(stack(condition(rate) for rate in config.size_rates))
 
     # -- before training
 

@@ -9,7 +9,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dlstudy import normalization
 
@@ -32,7 +31,7 @@ def growth(batch: int) -> float:
 
 def draw_weights(key, width: int, depth: int):
     """Kernels of a chain of square layers, N(0, 2 / width) as He et al. have it."""
-    return jax.random.normal(key, (depth, width, width)) * np.float32((2 / width) ** 0.5)
+    return jax.random.normal(key, (depth, width, width)) * (2 / width) ** 0.5
 
 
 def measured_growth(key, weights, batch: int, batch_norm: bool = True):
@@ -66,7 +65,7 @@ def measured_growth(key, weights, batch: int, batch_norm: bool = True):
 
     _, squares = jax.lax.scan(back, above, (inputs, weights), reverse=True)
     # Layer 0 has data as its input; the top layer's output gradient is the loss's own.
-    return (squares[1] / squares[depth - 1]) ** np.float32(1 / (depth - 2))
+    return (squares[1] / squares[depth - 1]) ** (1 / (depth - 2))
 
 
 def scale_identity(key, epsilon: float = 1e-5):
@@ -78,7 +77,7 @@ def scale_identity(key, epsilon: float = 1e-5):
     """
     keys = jax.random.split(key, 4)
     z, other = (
-        jax.random.normal(k, (32, 16)) * jnp.exp(jax.random.normal(keys[3], (16,)))
+        jax.random.normal(k, (32, 16)) * jnp.exp(jax.random.normal(keys[3], (1, 16)))
         for k in keys[:2]
     )
     c = 10.0 ** jax.random.uniform(keys[2], (), z.dtype, -3.0, 3.0)
