@@ -3,10 +3,10 @@
 The gain of a layer is the ratio of its activations' sum of squares to that of the layer below; its
 expectation over draws, given the layers below, is known. So the mean of such ratios over layers and
 draws has the expected gain, and no rare draw rules it, as it rules the mean of what 50 layers
-multiply up to. What a draw typically does is the mean of the ratios' logarithms. Gradients are
-those of a fixed direction of the outputs. The first layer is left out: what it reads is not
-rectified. *Decades* are powers of ten of a second moment from the top layer down to the first;
-what is 0 counts as -100.
+multiply up to. What a draw typically does is the mean of the ratios' logarithms, for one input: the
+mean of several varies less. Gradients are those of a fixed direction of the outputs. The first layer
+is left out: it is not square, and what it reads is not rectified. *Decades* are powers of ten of a
+second moment from the top layer down to the first; what is 0 counts as -100.
 
 A network has *learned* if its training loss ends below the target of 2.0 nat, where guessing by
 class frequency reads 2.30. Momentum has one rate for all weights; Adam scales each by itself.
@@ -26,14 +26,14 @@ NOTHING_LEFT = -100.0  # decades of what is 0
 # -- parts of statistics
 
 
-def ratios(record, name: str, moment: str = "forward", bias: float = 0.0) -> np.ndarray:
+def ratios(record, name: str, moment: str = "forward") -> np.ndarray:
     """Of each square layer's second moment to that before it on the way, [S, draws x layers].
 
-    The way is up for activations and down for gradients.
+    The way is up for activations and down for gradients. Biases are 0.
     """
-    own = record[f"{moment}_moment"].sel(measured=name, bias=bias)
+    own = record[f"{moment}_moment"].sel(measured=name, bias=0.0)
     values = own.transpose("seed", "draw", "layer").values
-    values = values[..., ::-1] if moment == "backward" else values
+    values = values[..., ::-1] if moment.endswith("backward") else values
     return (values[..., 1:] / values[..., :-1]).reshape(len(values), -1)
 
 
@@ -84,11 +84,11 @@ def gain_up(record):
 
 
 def log_gain_down(record):
-    """mean log ratio of gradients, layer over layer, minus the expected one: largest size"""
+    """mean log ratio of an input's gradients, layer over layer, minus the expected: largest size"""
     return np.max(
         [
             np.abs(
-                np.log(ratios(record, name, "backward")).mean(1)
+                np.log(ratios(record, name, "one_backward")).mean(1)
                 - expected(record, "log_gain", name)
             )
             for name in _names(record, (*POOR, *GOOD))
@@ -100,7 +100,7 @@ def log_gain_down(record):
 def shortfall(record):
     """log of the typical gain over the expected one, times the width: mean of the initialisers"""
     found = [
-        np.log(ratios(record, name)).mean(1) - np.log(expected(record, "gain", name))
+        np.log(ratios(record, name, "one_forward")).mean(1) - np.log(expected(record, "gain", name))
         for name in _names(record, (*SMALL, "he"))
     ]
     return np.mean(found, 0) * float(record.attrs["moment_width"])

@@ -129,7 +129,9 @@ def gains(record):
     width = float(record.attrs["moment_width"])
     up = {n: claims.ratios(record, n).mean(1) for n in names}
     typical = {
-        moment: {n: np.exp(np.log(claims.ratios(record, n, moment)).mean(1)) for n in names}
+        moment: {
+            n: np.exp(np.log(claims.ratios(record, n, f"one_{moment}")).mean(1)) for n in names
+        }
         for moment in ("forward", "backward")
     }
     series = (
@@ -184,7 +186,7 @@ def draws(record):
     for axis, moment in zip(axes, ("forward", "backward"), strict=True):
         found = []
         for name in names:
-            own = record[f"{moment}_moment"].sel(measured=name, bias=0.0)
+            own = record[f"one_{moment}_moment"].sel(measured=name, bias=0.0)
             values = own.transpose("seed", "draw", "layer").values.reshape(-1, len(layers))
             values = values[:, ::-1] if moment == "backward" else values
             found.append(values / values[:, :1] / claims.expected(record, "gain", name) ** steps)
@@ -209,7 +211,7 @@ def draws(record):
                      legend=moment == "forward")  # fmt: skip
     made.supxlabel(
         f"{len(names)} initialisers with normal or uniform weights, {_seeds(record)}, "
-        f"{record.sizes['draw']} draws each; at the last layer in the titles",
+        f"{record.sizes['draw']} draws each, one input; at the last layer in the titles",
         fontsize=8,
     )
     return made
@@ -346,7 +348,8 @@ def scales(record):
     found = []
     for words, share in shares.items():
         most = x[share > 50]
-        span = f"{most.min():.2g} to {most.max():.2g}" if most.size else "none"
+        ends = sorted({f"{factor:.2g}" for factor in (*most[:1], *most[-1:])})
+        span = " to ".join(ends) or "none"
         found.append(f"{span} ({words})")
     plots.labels(left, f"Most seeds learn at factors {', '.join(found)}",
                  "factor of He's weights", "seeds whose network learns (%)")  # fmt: skip
@@ -385,6 +388,7 @@ def biases(record):
             axis.set_yscale("log")
     axes[3].set_xticks(range(len(arms)), [f"{WORDS[n]},\nbias {b:g}" for n, b in arms], fontsize=8)
     axes[3].set_ylim(0, 125)
+    axes[3].set_yticks(range(0, 101, 20))
     low, high = claims.lowest_bias(record), claims.highest_bias(record)
 
     def read(name, bias):

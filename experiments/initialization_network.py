@@ -70,6 +70,8 @@ class Moments(NamedTuple):
     backward: jax.Array  # float[L], likewise of the squared gradient with respect to h
     kernel: jax.Array  # float[L - 1], mean squared entry of the square kernels' gradients
     spread: jax.Array  # float[L], part of `forward` that is variance over inputs; nan: none left
+    one_forward: jax.Array  # float[L], of the first input alone: means over inputs vary less
+    one_backward: jax.Array  # float[L]
 
 
 def moments(params: Params, x, direction) -> Moments:
@@ -99,4 +101,11 @@ def moments(params: Params, x, direction) -> Moments:
     gradients = jnp.concatenate([lower, top[None]])
     square = lambda a: jnp.square(a).mean((1, 2))  # noqa: E731
     forward = square(values)
-    return Moments(forward, square(gradients), kernels, values.var(1).mean(1) / forward)
+    return Moments(
+        forward=forward,
+        backward=square(gradients),
+        kernel=kernels,
+        spread=values.var(1).mean(1) / forward,
+        one_forward=square(values[:, :1]),
+        one_backward=square(gradients[:, :1]),
+    )

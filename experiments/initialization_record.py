@@ -15,6 +15,9 @@ MOMENTS = {
     "outputs with respect to the activations",
     "kernel": "mean over inputs and weights of the same gradient's square with respect to the "
     "kernel below; nan: the first, which is not square",
+    "one_forward": "mean over units of the squared activation, of the first input",
+    "one_backward": "mean over units of the squared gradient of a fixed direction of the outputs "
+    "with respect to the activations, of the first input",
     "spread": "part of the activations' second moment that is variance over inputs; nan: all are 0",
 }
 PER_RUN = {

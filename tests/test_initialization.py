@@ -104,6 +104,8 @@ def test_the_network_is_the_mlp_and_its_moments_are_those_of_autodiff():
     np.testing.assert_allclose(found.kernel, np.square(kernels).mean((0, 2, 3)), rtol=1e-12)
     spread = values.var(1).mean(1) / np.square(values).mean((1, 2))
     np.testing.assert_allclose(found.spread, spread, rtol=1e-12)
+    np.testing.assert_allclose(found.one_forward, np.square(values[:, 0]).mean(1), rtol=1e-12)
+    np.testing.assert_allclose(found.one_backward, np.square(slopes[0]).mean(1), rtol=1e-12)
 
 
 def test_a_shallow_network_is_the_lowest_layers_of_a_deep_one():
@@ -326,6 +328,7 @@ def example(seeds=20):
     by_layer = ("measured", "bias", "draw", "layer", "seed")
     variables = {
         "forward_moment": (by_layer, forward), "backward_moment": (by_layer, backward),
+        "one_forward_moment": (by_layer, forward), "one_backward_moment": (by_layer, backward),
         "spread": (by_layer, spread), "gain": (("measured",), values),
         "log_gain": (("measured",), np.log(values) - 0.01),
         "common_train_loss": (("optimizer", "variant", "seed"), common),
