@@ -4,9 +4,9 @@ The gain of a layer is the ratio of its activations' sum of squares to that of t
 expectation over draws, given the layers below, is known. So the mean of such ratios over layers and
 draws has the expected gain, and no rare draw rules it, as it rules the mean of what 50 layers
 multiply up to. What a draw typically does is the mean of the ratios' logarithms, for one input: the
-mean of several varies less. Gradients are those of a fixed direction of the outputs. The first layer
-is left out: it is not square, and what it reads is not rectified. *Decades* are powers of ten of a
-second moment from the top layer down to the first; what is 0 counts as -100.
+mean of several varies less. Gradients are those of a fixed direction of the outputs. The first
+layer is left out: it is not square, and what it reads is not rectified. *Decades* are powers of ten
+of a second moment from the top layer down to the first; what is 0 counts as -100.
 
 A network has *learned* if its training loss ends below the target of 2.0 nat, where guessing by
 class frequency reads 2.30. Momentum has one rate for all weights; Adam scales each by itself.
