@@ -44,7 +44,7 @@ class Config:
     width: int = setting(32, "units of the hidden layer of a model, and of the dropout net", low=2)
     epochs: int = setting(25, "passes over its training set for each model", low=1)
     rates: tuple[float, ...] = setting(
-        (0.015, 0.05, 0.15), "Adam's rates for separate models, tuned", low=0, low_open=True
+        (0.008, 0.025, 0.08, 0.25), "Adam's rates for separate models, tuned", low=0, low_open=True
     )
 
     models: int = setting(16, "the largest ensemble, k", low=2)
@@ -53,11 +53,11 @@ class Config:
         low=2,
     )  # fmt: skip
     dropout_rates: tuple[float, ...] = setting(
-        (0.0015, 0.006, 0.025), "Adam's rates with dropout, which trains longer; tuned", low=0,
-        low_open=True,
+        (0.0007, 0.003, 0.012, 0.05), "Adam's rates with dropout, which trains longer; tuned",
+        low=0, low_open=True,
     )  # fmt: skip
     drops: tuple[float, ...] = setting(
-        (0.05, 0.2, 0.5), "shares of hidden units dropped, tuned", low=0, low_open=True, high=1,
+        (0.05, 0.25, 0.6), "shares of hidden units dropped, tuned", low=0, low_open=True, high=1,
         high_open=True,
     )  # fmt: skip
     input_drop: float = setting(0.1, "share of pixels dropped", low=0, high=1, high_open=True)
