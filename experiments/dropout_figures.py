@@ -112,6 +112,7 @@ def correlation(record):
     title = f"{own.capitalize()}: correlation {_median(-less, '{:+.3f}')} against none"
     plots.labels(axis, title, "share of hidden units dropped",
                  "mean |correlation| of two units of a layer")  # fmt: skip
+    axis.set_ylim(bottom=0)
     made.supxlabel(f"{_seeds(record)}; test images, outputs after ReLU", fontsize=8)
     return made
 

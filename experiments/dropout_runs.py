@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -32,8 +33,12 @@ def run(config, data: Data, host: Host):
     """Runs all stages and returns the record, an `xarray.Dataset` (see `dropout_record`)."""
     seeds = list(host.seeds(config.num_seeds))
     study = Study(config, data, host, seeds)
-    rows = {part.name: study.run_part(part) for part in parts(config)}
-    rows["capacity"], rows["lifted"] = study.run_capacity(capacity(config))
+    every = [*parts(config), capacity(config)]
+    with sweep.compiler() as pool:
+        for part in every:
+            study.prepare(part, pool)
+        rows = {part.name: study.run_part(part) for part in every[:-1]}
+        rows["capacity"], rows["lifted"] = study.run_capacity(every[-1])
     return records.assemble(config, seeds, rows)
 
 
@@ -69,6 +74,16 @@ def masked_loss(model, params, batch, key, drop):
     return losses.cross_entropy(logits, batch[1])
 
 
+class Programs(NamedTuple):
+    """The compiled functions of a part, and what its runs start from."""
+
+    conditions: Condition  # [S, C]
+    start: Callable
+    advance: Callable
+    examine: Callable
+    noise: Callable
+
+
 class Study:
     """The data on the device, and the programs over seeds."""
 
@@ -84,6 +99,7 @@ class Study:
 
         self.orders = self.program(self.order, 0)(self.keys)
         self.first = {}  # parameters before training, by widths
+        self.programs = {}  # by name of the part
 
     def program(self, function, shared=1):
         donate = (0,) if shared == 2 else ()
@@ -228,44 +244,55 @@ class Study:
 
     # -- stages
 
+    def prepare(self, part: Part, pool=None):
+        """Makes the programs of a part and has them compiled in the pool."""
+        seeds, params = len(self.keys), self.initial(part)
+        conditions = stacked(part.conditions, seeds)
+        made = self.programs[part.name] = Programs(
+            conditions,
+            lambda: self.start(params, conditions),
+            self.program(functools.partial(self.passes, part), 2),
+            self.program(functools.partial(self.examine, part)),
+            self.program(functools.partial(self.noise, part)),
+        )
+        like, drawn = jax.eval_shape(made.start), (self.keys, self.orders)
+        if part.noise:
+            made.noise.compile(like, *drawn, self.images, pool=pool)
+        made.advance.compile(like, *drawn, conditions, jnp.int32(0), self.images, pool=pool)
+        if part.examined:
+            chosen = jax.ShapeDtypeStruct((seeds, len(part.examined)), np.int32)
+            made.examine.compile(like, *drawn, chosen, self.images, pool=pool)
+
     def run_part(self, part: Part) -> list[dict]:
         """One stage: rows of its blocks, with gradient noise before and the rest after each."""
-        conditions, params = stacked(part.conditions, len(self.keys)), self.initial(part)
-        advancing = self.program(functools.partial(self.passes, part), 2)
-        examining = self.program(functools.partial(self.examine, part))
-        noise = self.program(functools.partial(self.noise, part))
-        units, drawn = part.epochs // part.block, (self.keys, self.orders)
+        made, drawn = self.programs[part.name], (self.keys, self.orders)
 
         def advance(unit, state):
-            found = noise(state, *drawn, self.images) if part.noise else {}
+            found = made.noise(state, *drawn, self.images) if part.noise else {}
             first = jnp.int32(unit * part.block)
-            state, row = advancing(state, *drawn, conditions, first, self.images)
+            state, row = made.advance(state, *drawn, made.conditions, first, self.images)
             row = jax.device_get(row) | found
             if part.examined:
                 # After every block, though the last one counts: the rows of a stage are alike.
                 chosen = records.best_of(row["end_tune_error"], row["end_tune_loss"], part.examined)
-                row |= examining(state, *drawn, chosen, self.images)
+                row |= made.examine(state, *drawn, chosen.astype(np.int32), self.images)
             return state, row
 
-        return run_stage(
-            self.host, part.name, units, lambda: self.start(params, conditions), advance, headline
-        )
+        units = part.epochs // part.block
+        return run_stage(self.host, part.name, units, made.start, advance, headline)
 
     def run_capacity(self, part: Part) -> tuple[list[dict], list[dict]]:
         """Random labels: rows with dropout, then of one more block without it."""
-        conditions, params = stacked(part.conditions, len(self.keys)), self.initial(part)
-        lifted = conditions._replace(drop=np.zeros_like(conditions.drop))
-        advancing = self.program(functools.partial(self.passes, part), 2)
-        units, drawn = part.epochs // part.block + 1, (self.keys, self.orders)
+        made, drawn = self.programs[part.name], (self.keys, self.orders)
+        lifted = made.conditions._replace(drop=np.zeros_like(made.conditions.drop))
+        units = part.epochs // part.block + 1
 
         def advance(unit, state):
-            own = lifted if unit == units - 1 else conditions
+            own = lifted if unit == units - 1 else made.conditions
             first = jnp.int32(unit * part.block)
-            return advancing(state, *drawn, own, first, self.images)
+            return made.advance(state, *drawn, own, first, self.images)
 
-        rows = run_stage(
-            self.host, part.name, units, lambda: self.start(params, conditions), advance, headline
-        )
+        rows = run_stage(self.host, part.name, units, made.start, advance, headline)
         return rows[:-1], rows[-1:]
 
 
