@@ -25,10 +25,10 @@ def of_batch(x: jax.Array, axis: int) -> Statistics:
     is far from 0. Gradients flow through both (Goodfellow et al. 2016, equations 8.36 and 8.37).
 
     Raises:
-      ValueError: there is one value of each unit: its variance is 0 whatever it is.
+      ValueError: there is one value of each unit, whose variance is 0 whatever it is, or none.
     """
     others = tuple(i for i in range(x.ndim) if i != axis % x.ndim)
-    if x.size == x.shape[axis]:
+    if x.size <= x.shape[axis]:
         raise ValueError("batch statistics need at least two values of each unit")
     mean = x.mean(others, keepdims=True)
     variance = jnp.square(x - mean).mean(others)
@@ -77,3 +77,22 @@ def pooled(statistics):
         return Statistics(s.mean.mean(0), s.variance.mean(0) + s.mean.var(0))
 
     return jax.tree.map(pool, statistics, is_leaf=lambda s: isinstance(s, Statistics))
+
+
+def recalibrated(statistics_of, batches):
+    """Statistics of a trained network on other data than it was trained with, or on more of it.
+
+    Args:
+      statistics_of: one batch -> the tree of its statistics.
+      batches: trees of arrays [K, B, ...] that `statistics_of` takes one of; one large batch is
+        [1, N, ...].
+
+    Returns:
+      A tree to normalise with, see `pooled`.
+
+    Raises:
+      ValueError: no batch, or a batch without examples.
+    """
+    if not all(leaf.shape[0] for leaf in jax.tree.leaves(batches)):
+        raise ValueError("statistics cannot be recalibrated on an empty set")
+    return pooled(jax.vmap(statistics_of)(batches))

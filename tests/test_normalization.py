@@ -118,6 +118,11 @@ def test_what_has_no_statistics_is_refused():
         model.apply({"params": params}, jnp.zeros((1, 4)))
     with pytest.raises(ValueError, match="empty set"):
         normalization.pooled({"bn_0": Statistics(jnp.zeros((0, 3)), jnp.zeros((0, 3)))})
+    statistics_of = lambda x: model.apply({"params": params}, x)[1]["statistics"]  # noqa: E731
+    with pytest.raises(ValueError, match="empty set"):
+        normalization.recalibrated(statistics_of, jnp.zeros((0, 5, 4)))
+    with pytest.raises(ValueError, match="at least two values"):
+        normalization.recalibrated(statistics_of, jnp.zeros((1, 0, 4)))
     with pytest.raises(ValueError, match="order is 'relu'; it must be one of bn_relu_dropout"):
         models.initialise(models.MLP((3,), 2, order="relu"), jax.random.key(0), jnp.zeros(4))
     cnn = models.CNN((2,), 3, batch_norm=True)
@@ -127,14 +132,17 @@ def test_what_has_no_statistics_is_refused():
         cnn.apply({"params": params}, images, jnp.zeros((2, 2)))
 
 
+@pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("order", models.ORDERS)
 @in_float64
-def test_a_cnn_normalises_its_channels(order):
+def test_a_cnn_normalises_its_channels(order, affine):
+    # Twice: with the batch's own statistics, and with others.
     images = np.random.default_rng(2).normal(size=(5, 6, 4, 2))
-    model = models.CNN((3,), 2, pool=True, batch_norm=True, order=order)
+    model = models.CNN((3,), 2, pool=True, batch_norm=True, order=order, affine=affine)
     params = randomised(models.initialise(model, jax.random.key(0), images[0]))
     assert ("bias" in params["conv_0"]) == (order == "relu_dropout_bn")
-    logits, taps = model.apply({"params": params}, images)
+    assert ("bn_0" in params) == affine
+    given = Statistics(np.array([0.3, -1.0, 2.0]), np.array([0.5, 2.0, 7.0]))
     params = jax.tree.map(np.asarray, params)
     plain = models.CNN((3,), 2)
     zeros = {"head": {"kernel": np.zeros((2, 72)), "bias": np.zeros(2)}}
@@ -143,15 +151,47 @@ def test_a_cnn_normalises_its_channels(order):
     pool = lambda a: np.asarray(nn.max_pool(a, (2, 2), (2, 2)))  # noqa: E731
     if order == "relu_dropout_bn":
         z = pool(np.maximum(z, 0))
-    mean, variance = z.mean((0, 1, 2)), z.var((0, 1, 2))
-    y = (z - mean) / np.sqrt(variance + 1e-5) * params["bn_0"]["scale"] + params["bn_0"]["bias"]
-    if order == "bn_relu_dropout":
-        np.testing.assert_allclose(taps["pre_0"], y, rtol=1e-10, atol=1e-12)
-        y = pool(np.maximum(y, 0))
-    features = y.transpose(0, 3, 1, 2).reshape(5, -1)
-    np.testing.assert_allclose(taps["features"], features, rtol=1e-10, atol=1e-12)
-    expected = features @ params["head"]["kernel"].T + params["head"]["bias"]
-    np.testing.assert_allclose(logits, expected, rtol=1e-10, atol=1e-12)
+    scale, bias = (params["bn_0"][n] if affine else v for n, v in (("scale", 1.0), ("bias", 0.0)))
+    for statistics in (None, {"bn_0": given}):
+        logits, taps = model.apply({"params": params}, images, statistics=statistics)
+        mean, variance = given if statistics else (z.mean((0, 1, 2)), z.var((0, 1, 2)))
+        y = (z - mean) / np.sqrt(variance + 1e-5) * scale + bias
+        if order == "bn_relu_dropout":
+            np.testing.assert_allclose(taps["pre_0"], y, rtol=1e-10, atol=1e-12)
+            y = pool(np.maximum(y, 0))
+        features = y.transpose(0, 3, 1, 2).reshape(5, -1)
+        np.testing.assert_allclose(taps["features"], features, rtol=1e-10, atol=1e-12)
+        expected = features @ params["head"]["kernel"].T + params["head"]["bias"]
+        np.testing.assert_allclose(logits, expected, rtol=1e-10, atol=1e-12)
+
+
+@in_float64
+def test_gamma_and_beta_at_their_start_are_no_affine_map():
+    x = jnp.asarray(inputs())
+    with_map, without = (models.MLP((7, 5), 3, batch_norm=True, affine=a) for a in (True, False))
+    params = jax.tree.map(np.float64, models.initialise(with_map, jax.random.key(0), EXAMPLE))
+    fewer = {name: own for name, own in params.items() if not name.startswith("bn")}
+    found, expected = (
+        model.apply({"params": own}, x)[0] for model, own in ((without, fewer), (with_map, params))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("size", [30, 6])
+@in_float64
+def test_recalibrated_statistics_are_those_of_the_data(size):
+    # Exact in the first layer; one batch of everything gives what batch statistics give.
+    x = jnp.asarray(inputs(30))
+    model = models.MLP((7, 5), 3, batch_norm=True)
+    params = randomised(models.initialise(model, jax.random.key(0), EXAMPLE))
+    apply = lambda x, **more: model.apply({"params": params}, x, **more)  # noqa: E731
+    found = normalization.recalibrated(
+        lambda x: apply(x)[1]["statistics"], x.reshape(-1, size, x.shape[1])
+    )
+    logits, taps = apply(x)
+    chex.assert_trees_all_close(found["bn_0"], taps["statistics"]["bn_0"], rtol=1e-12)
+    if size == len(x):
+        np.testing.assert_allclose(apply(x, statistics=found)[0], logits, rtol=1e-12)
 
 
 # --- dropout
@@ -195,6 +235,31 @@ def test_dropout_of_a_linear_network_is_right_on_average():
     ))(jax.random.split(jax.random.key(1), 4000))  # fmt: skip
     error = draws.std(0) / np.sqrt(4000)
     assert (np.abs(draws.mean(0) - model.apply({"params": params}, x)[0]) < 5 * error).all()
+
+
+@pytest.mark.parametrize("order", [None, *models.ORDERS])
+@in_float64
+def test_a_cnn_drops_what_its_head_gets(order):
+    # Where dropout comes last, the features are those of a pass without, or 0; before batch
+    # normalisation they are normalised again.
+    images = np.random.default_rng(2).normal(size=(5, 6, 4, 2))
+    more = {} if order is None else {"batch_norm": True, "order": order}
+    model = models.CNN((3,), 2, pool=True, **more)
+    params = randomised(models.initialise(model, jax.random.key(0), images[0]))
+    dropout = models.Dropout(jax.random.key(1), 0.25)
+    plain, found = (
+        np.asarray(model.apply({"params": params}, images, dropout=own)[1]["features"])
+        for own in (None, dropout)
+    )
+    if order == "relu_dropout_bn":
+        channels = found.reshape(5, 3, -1)
+        y = (channels - params["bn_0"]["bias"][:, None]) / params["bn_0"]["scale"][:, None]
+        np.testing.assert_allclose(y.mean((0, 2)), 0, atol=1e-12)
+        assert np.abs(found - plain).max() > 0.1
+        return
+    kept = found != 0
+    np.testing.assert_allclose(found[kept], plain[kept] / 0.75, rtol=1e-12)
+    assert 0.6 < kept[plain != 0].mean() < 0.9
 
 
 # --- training
