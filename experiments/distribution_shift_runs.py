@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlstudy import corruptions, losses, sweep
+from dlstudy import corruptions, losses, normalization, sweep
 from dlstudy.data import Data
 from dlstudy.host import Host
 from dlstudy.stages import run_stage
@@ -162,7 +162,7 @@ class Study:
             )
             return losses.error_rate(logits.reshape(len(rows), -1), labels[rows])
 
-        recalibrated = statistics(more)
+        recalibrated = normalization.recalibrated(statistics, more[None])
         first, usual = recalibrated["bn_0"], running["bn_0"]
         scale = jnp.sqrt(usual.variance + model.epsilon)
         return {
