@@ -95,6 +95,24 @@ def processes(monkeypatch):
     return started
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Where the runs of `finished` are kept: they are made once."""
+    return tmp_path_factory.mktemp("kept") / "runs"
+
+
+@pytest.fixture
+def finished(two, processes, kept):
+    """The folder of runs after both toys have been run, here."""
+    if kept.exists():
+        shutil.copytree(kept, "runs")
+    else:
+        assert reproduce.main([]) == 0
+        shutil.copytree("runs", kept)
+    del processes[:]
+    return Path("runs")
+
+
 def names(processes):
     return [name for name, _ in processes]
 
@@ -144,12 +162,10 @@ def test_everything_runs_once_and_then_nothing(two, processes, capsys, monkeypat
     assert page.stat().st_mtime_ns > written
 
 
-def test_a_change_runs_again_what_it_concerns(two, processes, capsys):
-    assert reproduce.main([]) == 0
-    del processes[:]
+def test_a_change_runs_again_what_it_concerns(two, finished, processes, capsys):
     two.write_text(SECOND.replace('NAME = "second"', 'NAME = "second"\nMORE = 1'))
     forget_code()
-    sys.modules.pop("second")
+    sys.modules.pop("second", None)
     assert reproduce.main([]) == 0
     assert names(processes) == ["second"]
     said = capsys.readouterr().out
@@ -158,9 +174,7 @@ def test_a_change_runs_again_what_it_concerns(two, processes, capsys):
     assert len(list(Path("runs/second").iterdir())) == 2  # the old one is kept
 
 
-def test_new_judging_redraws_without_training(two, processes, monkeypatch, capsys):
-    assert reproduce.main([]) == 0
-    del processes[:]
+def test_new_judging_redraws_without_training(two, finished, processes, monkeypatch, capsys):
     folder = folder_of("toy")
     manifest = json.loads((folder / "manifest.json").read_text())
     record = (folder / "record.nc").stat().st_mtime_ns
@@ -182,9 +196,7 @@ def test_new_judging_redraws_without_training(two, processes, monkeypatch, capsy
         ({"environment": {"python": "2.7", "packages": {}}}, "versions (absl-py None -> "),
     ],
 )
-def test_other_data_and_versions_run_again(two, processes, capsys, change, said):
-    assert reproduce.main([]) == 0
-    del processes[:]
+def test_other_data_and_versions_run_again(two, finished, processes, capsys, change, said):
     file = folder_of("toy") / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     assert reproduce.main([]) == 0
@@ -220,8 +232,7 @@ def test_a_missing_run_is_no_record(two, processes, capsys):
     assert Path("runs/report/index.html").exists()
 
 
-def test_damage_is_reported_and_mended(two, processes, capsys):
-    assert reproduce.main([]) == 0
+def test_damage_is_reported_and_mended(two, finished, processes, capsys):
     folder = folder_of("toy")
     record = folder / "record.nc"
     before, content = records.load_record(record), record.read_bytes()
@@ -355,12 +366,6 @@ def test_every_experiment_has_its_presets_and_its_claims_their_own_ids():
 
 
 # ---------------------------------------------------------------------------- the ledger
-
-
-@pytest.fixture
-def finished(two, processes):
-    assert reproduce.main([]) == 0
-    return Path("runs")
 
 
 def test_markdown_holds_every_claim_and_cannot_be_broken(finished):
@@ -577,12 +582,11 @@ def test_quick_runs_two_at_a_time(arguments, jobs, monkeypatch):
 # ---------------------------------------------------------------------------- damage of all kinds
 
 
-def test_a_run_that_fails_is_a_failure_though_an_earlier_one_has_numbers(two, processes, capsys):
-    assert reproduce.main([]) == 0
+def test_a_run_that_fails_is_a_failure_though_an_earlier_one_has_numbers(two, finished, capsys):
     two.write_text(SECOND.replace("def last", "def load(config):\n    raise OSError('no data here')"
                                   "\n\n\ndef last"))  # fmt: skip
     forget_code()
-    sys.modules.pop("second")
+    sys.modules.pop("second", None)
     assert reproduce.main([]) == 3
     content = read_ledger()
     assert not content["complete"]
@@ -613,7 +617,6 @@ def test_damaged_figures_and_verdicts_are_made_again(finished, processes, capsys
     path = folder_of("toy") / name
     good = path.read_bytes()
     path.unlink() if junk is None else path.write_bytes(junk)
-    del processes[:]
     assert reproduce.main([]) == 0
     assert names(processes) == ["toy_experiment"]
     assert "toy: is drawn again (verdicts or figures are damaged)" in capsys.readouterr().out
