@@ -3,7 +3,8 @@
 A *predictor* is a function of inputs [N, ...] that gives log-probabilities [N, C]. Weight scaling
 is `predictor` of the trained network; an `Ensemble` is made of masks (`every_mask`, exact), of
 keys of random masks (Monte Carlo dropout) or of separately trained parameters (bagging), and
-`average` or `vote` makes a predictor of it:
+`average` or `vote` makes a predictor of it. Where the members' predictions [K, N, C] are at hand
+(`predictions`), `combine` and `majority` do the same on arrays:
 
     scaled = predictor(lambda x: x @ w + b[None])
     exact = average(every_mask(lambda x, scale: (x * scale[None]) @ w + b[None], 12, 0.5))
@@ -25,6 +26,7 @@ import numpy as np
 
 Predictor = Callable[[jax.Array], jax.Array]
 MOST_UNITS = 12  # that `every_mask` enumerates: 4,096 masks
+BLOCK = 64  # members that `average` has in memory at a time, at most
 BINS = 15  # of confidence, for the calibration error (Guo et al. 2017)
 
 
@@ -98,35 +100,76 @@ def _even(count: int) -> jax.Array:
 
 
 def average(ensemble: Ensemble, mean: str = "arithmetic") -> Predictor:
-    """The weighted mean of the members' probabilities, one member in memory at a time.
+    """`combine` of the members' predictions, with at most `BLOCK` of them in memory.
 
     Args:
       ensemble: the members.
+      mean: "arithmetic" or "geometric".
+
+    Raises:
+      ValueError: another mean.
+    """
+    _check_mean(mean)
+
+    def predict(x):
+        members, log_weights = ensemble.members, ensemble.log_weights
+        size = math.gcd(len(log_weights), BLOCK)
+        blocks = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), (members, log_weights))
+
+        def add(total, block):
+            """Means of parts combine like members: what there is so far counts once."""
+            log_p = jax.nn.log_softmax(jax.vmap(ensemble.logits, (0, None))(block[0], x))
+            weights = jnp.concatenate([jnp.zeros(1), block[1]]).astype(log_p.dtype)
+            return combine(jnp.concatenate([total[None], log_p]), weights, mean), None
+
+        first = jax.tree.map(lambda a: a[0], members)
+        shape = jax.eval_shape(ensemble.logits, first, x)
+        start = jnp.full(shape.shape, 0 if mean == "geometric" else -jnp.inf, shape.dtype)
+        return jax.lax.scan(add, start, blocks)[0]
+
+    return predict
+
+
+def combine(log_p: jax.Array, log_weights: jax.Array, mean: str = "arithmetic") -> jax.Array:
+    """Log of the weighted mean of probabilities: log_p [K, N, C], log_weights [K] -> [N, C].
+
+    Args:
+      log_p: log-probabilities of the members.
+      log_weights: of weights that add up to 1; -inf leaves a member out (`of_subsets`).
       mean: "arithmetic", or "geometric": renormalised (Goodfellow et al. 2016, equation 7.53).
 
     Raises:
       ValueError: another mean.
     """
+    _check_mean(mean)
+    chex.assert_rank([log_p, log_weights], [3, 1])
+    weights = jnp.exp(log_weights)
+
+    def weighted(values):
+        return jnp.tensordot(weights, values, 1, precision="highest")
+
+    if mean == "geometric":
+        return jax.nn.log_softmax(weighted(log_p))
+    # Taken off before exp, so that small probabilities do not underflow; the weights stay out of
+    # it: with many sets of weights, under vmap, all means are one product of matrices.
+    top = log_p.max(0)
+    top = jnp.where(jnp.isneginf(top), 0, top)
+    return top + jnp.log(jnp.maximum(weighted(jnp.exp(log_p - top[None])), _least(log_p)))
+
+
+def _check_mean(mean: str):
     if mean not in ("arithmetic", "geometric"):
         raise ValueError(f"mean is {mean!r}; it must be arithmetic or geometric")
-    geometric = mean == "geometric"
 
-    def predict(x):
-        def add(total, one):
-            member, log_weight = one
-            log_p = jax.nn.log_softmax(ensemble.logits(member, x))
-            log_weight = log_weight.astype(log_p.dtype)
-            if geometric:
-                return total + jnp.exp(log_weight) * log_p, None
-            return jnp.logaddexp(total, log_weight + log_p), None
 
-        first = jax.tree.map(lambda a: a[0], ensemble.members)
-        shape = jax.eval_shape(ensemble.logits, first, x)
-        start = jnp.full(shape.shape, 0 if geometric else -jnp.inf, shape.dtype)
-        total, _ = jax.lax.scan(add, start, (ensemble.members, ensemble.log_weights))
-        return jax.nn.log_softmax(total) if geometric else total
+def _least(log_p) -> float:
+    """The least that can be told from a probability of 0."""
+    return jnp.finfo(log_p.dtype).tiny
 
-    return predict
+
+def of_subsets(inside) -> jax.Array:
+    """Log-weights of the means over subsets of members: inside [..., K], 0 or 1 -> [..., K]."""
+    return jnp.log(inside / inside.sum(-1, keepdims=True))
 
 
 def predictions(ensemble: Ensemble, x) -> jax.Array:
@@ -154,8 +197,8 @@ def majority(log_p: jax.Array) -> jax.Array:
     chex.assert_rank(log_p, 3)
     votes = jax.nn.one_hot(log_p.argmax(2), log_p.shape[2], dtype=log_p.dtype).sum(0)
     mean = jnp.exp(log_p).mean(0)
-    # A class without any probability at all (underflow) has the least that can be told from none.
-    shares = jnp.maximum(votes + mean / 2, jnp.finfo(log_p.dtype).tiny)
+    # A class may be without any probability at all (underflow).
+    shares = jnp.maximum(votes + mean / 2, _least(log_p))
     return jnp.log(shares) - math.log(len(log_p) + 0.5)
 
 

@@ -10,9 +10,10 @@ momentum           8.2           `sgd(momentum=)` multiplies the sum of gradient
                                  last step: another path once the rate changes
 nesterov           8.3           the same steps of the look-ahead point; the rate as in 8.2
 adagrad            8.4           delta 1e-7 outside the root, not inside; sums from 0, not 0.1
-rmsprop            8.5           decay 0.9 (the book gives none); delta 1e-6 in the root, not 1e-8
-rmsprop_nesterov   8.6           no delta, and 0 / 0 is 0, where `rmsprop(eps=0)` gives NaN; the
-                                 rate comes before the momentum
+rmsprop            8.5           decay 0.9 (the book gives none); delta 1e-6 in the root, not 1e-8;
+                                 its average of squares is the source's equation 7
+rmsprop_nesterov   8.6           no delta, and 0 / 0 is 0, where
+                                 `rmsprop(eps=0, momentum=0.9, nesterov=True)` gives NaN
 adam               8.7           the same: 0.9, 0.999, 1e-8
 averaged_momentum  source 3, 4   `chain(ema(debias=False), scale(-rate))`; no optimizer of its own
 adam_uncorrected   source 5, 6   `adam` corrects bias, with no way to switch it off

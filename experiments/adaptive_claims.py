@@ -252,7 +252,7 @@ _SHRINKS = combine(
 )  # fmt: skip
 
 _SWING = {"figure": "oscillation", "arms": ("oscillation",), "section": "2 (4)"}
-_AS_FAST, _OWN = "at equal progress", "each at its fastest rate"
+_AS_FAST, _OWN = "at equal progress: the slower one at its fastest", "each at its fastest rate"
 _TURN = "a twentieth of the steps"
 _LESS = "RMSProp's largest swing is smaller"
 _FEWER = "RMSProp turns back less often than plain descent"

@@ -171,15 +171,15 @@ def oscillation(record):
         plots.labels(top, f"{where.capitalize()}: at four times the best rate SGD\nswings "
                      f"{apart} times as far (swings counted to 1e6)",
                      "rate over the median fastest rate", "largest swing (starts)")  # fmt: skip
+        equal, best = (on.swings(record, problem, "reversals", own) for own in (True, False))
         found = {
-            "SGD": on.swings(record, problem, "reversals")[0],
-            "RMSProp\nas fast": on.swings(record, problem, "reversals")[1],
-            "RMSProp\nat its fastest": on.swings(record, problem, "reversals", equal=False)[1],
-        }
+            "SGD": equal[0], "RMSProp\nas fast": equal[1],
+            "SGD at\nits fastest": best[0], "RMSProp at\nits fastest": best[1],
+        }  # fmt: skip
         for i, values in enumerate(found.values()):
             spread = np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else np.zeros(1)
-            below.plot(i + spread, values, "osD"[i], markersize=4, color=plots.CYCLE[i])
-        below.set_xticks(range(3), list(found))
+            below.plot(i + spread, values, "osD^"[i], markersize=4, color=plots.CYCLE[i])
+        below.set_xticks(range(4), list(found))
         below.set_ylim(-0.03, 1.03)
         medians = " / ".join(number(median(values)) for values in found.values())
         plots.labels(below, f"{where.capitalize()}: median reversals {medians}", "",

@@ -155,27 +155,29 @@ def fastest(record, problem, swinger) -> np.ndarray:
     return np.where(bad, -1, index)
 
 
-def as_fast(record, problem) -> np.ndarray:
-    """Index of RMSProp's lowest rate that is at the target no later than tuned descent, [S].
+def as_fast(record, problem, swinger) -> np.ndarray:
+    """Index of the lowest rate with which this one is no later than the slower of both, [S].
 
-    Its own fastest where it never is.
+    The slower has its fastest rate, and the other one that makes as much progress. -1: there is
+    none, or it lies at an edge of the grid.
     """
-    limit = take(
-        values(record, "swing_time", problem=problem, swinger="sgd"),
-        fastest(record, problem, "sgd"),
-    )
-    time = values(record, "swing_time", problem=problem, swinger="rmsprop")
+    limit = np.max([
+        take(values(record, "swing_time", problem=problem, swinger=name),
+             fastest(record, problem, name)) for name in ("sgd", "rmsprop")
+    ], 0)  # fmt: skip
+    time = values(record, "swing_time", problem=problem, swinger=swinger)
     soon = np.where(np.isfinite(time), time, np.inf) <= limit[:, None]
-    return np.where(soon.any(1), soon.argmax(1), fastest(record, problem, "rmsprop"))
+    index = soon.argmax(1)
+    return np.where(soon.any(1) & (index > 0) & (index < time.shape[1] - 1), index, -1)
 
 
 def swings(record, problem, name, equal=True) -> tuple[np.ndarray, np.ndarray]:
-    """(descent's, RMSProp's): at descent's best rate, and RMSProp's at equal or its own best."""
-    other = as_fast(record, problem) if equal else fastest(record, problem, "rmsprop")
+    """(descent's, RMSProp's), both equally fast, or each at its fastest rate."""
+    rate_of = as_fast if equal else fastest
     return tuple(
-        take(values(record, f"swing_{name}", problem=problem, swinger=swinger), index)
-        for swinger, index in (("sgd", fastest(record, problem, "sgd")), ("rmsprop", other))
-    )
+        take(values(record, f"swing_{name}", problem=problem, swinger=swinger),
+             rate_of(record, problem, swinger)) for swinger in ("sgd", "rmsprop")
+    )  # fmt: skip
 
 
 def _fewer_reversals(record, problem, equal=True):
@@ -190,7 +192,7 @@ def _smaller_swings(record, problem, equal=True):
 
 
 def reversals_axis(record):
-    """share of reversed steps, descent minus RMSProp as fast; curvatures along the coordinates"""
+    """share of reversed steps, descent minus RMSProp, equally fast; along the coordinates"""
     return _fewer_reversals(record, "axis")
 
 
@@ -215,7 +217,7 @@ def reversals_axis_best(record):
 
 
 def swings_axis(record):
-    """log10 of the amplitude, RMSProp as fast over descent; curvatures along the coordinates"""
+    """log10 of the amplitude, RMSProp over descent, equally fast; along the coordinates"""
     return _smaller_swings(record, "axis")
 
 

@@ -353,13 +353,20 @@ def swings_record():
 
 def test_swings_are_compared_at_equal_progress_and_at_the_fastest():
     found = swings_record()
-    np.testing.assert_allclose(on.reversals_axis(found), 0.5 - 0.2)
+    np.testing.assert_allclose(on.reversals_axis(found), 0.5 - 0.2)  # RMSProp after 5 steps too
     np.testing.assert_allclose(on.reversals_axis_best(found), 0.5 - 0.9)
     np.testing.assert_allclose(on.swings_axis(found), np.log10(0.2 / 0.8))
     np.testing.assert_allclose(on.swings_axis_best(found), np.log10(1.6 / 0.8))
+    slow = found.copy(deep=True)  # the slower one waits: RMSProp needs 9 steps, as does descent
+    slow["swing_time"][:, 1] = [[20, 12, 9, 10, 11, 12]]
+    np.testing.assert_allclose(on.reversals_axis(slow), 0.1 - 0.2)
+    np.testing.assert_allclose(on.reversals_axis_best(slow), 0.5 - 0.2)
     late = found.copy(deep=True)
     late["swing_time"][:, 0] = [[3, 9, 5, 6, 7, 8]]
     assert np.isnan(on.reversals_axis(late)).all()  # the fastest rate is the lowest
+    late["swing_time"][:, 0] = [[9, 9, 5, 6, 7, 8]]
+    late["swing_time"][:, 1] = [[20, 12, 9, 10, 11, 12]]
+    assert np.isnan(on.reversals_axis(late)).all()  # a lower rate might be as fast
 
 
 def test_a_tracker_is_read_at_the_rate_of_the_tuning_walk():

@@ -75,18 +75,57 @@ def test_a_hundred_steps_are_those_of_the_formula(name, constants):
     np.testing.assert_allclose(found[1:], expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", optimizers.NAMES)
+@pytest.mark.parametrize(
+    ("name", "constant"),
+    [("momentum", "alpha"), ("nesterov", "alpha"), ("rmsprop_nesterov", "alpha"),
+     ("averaged_momentum", "beta"), ("sgd", None), ("adagrad", None), ("rmsprop", None),
+     ("adam", None), ("adam_uncorrected", None), ("amsgrad", None)],
+)  # fmt: skip
 @in_float64
-def test_by_name_with_a_momentum(name):
+def test_by_name_with_a_momentum(name, constant):
     gradients = np.random.default_rng(1).normal(size=(10, 3))
     found, _ = changes(name, gradients, 0.1, momentum=0.7)
-    if "nesterov" in name:
-        return  # checked above, at the point theta
-    named = {"momentum": {"alpha": 0.7}, "averaged_momentum": {"beta": 0.7}}.get(name, {})
-    expected = adaptive_reference.BY_NAME[name](
-        lambda t, theta: gradients[t], np.zeros(3), np.full(10, 0.1), **named
+    named = {constant: 0.7} if constant else {}
+    optimizer = optimizers.standard_promotion(getattr(optimizers, name)(0.1, **named))
+    state = optimizer.init(jnp.zeros(3))
+    for gradient, change in zip(gradients, found, strict=True):
+        expected, state = optimizer.update(jnp.asarray(gradient), state)
+        np.testing.assert_allclose(change, expected, rtol=1e-12)
+    assert (np.abs(found - changes(name, gradients, 0.1)[0]).max() > 0.01) == (constant is not None)
+
+
+OPTAX = {
+    "sgd": optax.sgd,
+    "adam": optax.adam,
+    "rmsprop": lambda rate: optax.rmsprop(rate, eps=1e-6),
+    "rmsprop_nesterov": lambda rate: optax.rmsprop(rate, eps=0, momentum=0.9, nesterov=True),
+    "averaged_momentum": lambda rate: optax.chain(
+        optax.ema(0.9, debias=False), optax.scale_by_learning_rate(rate)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", optimizers.NAMES)
+@in_float64
+def test_with_the_same_falling_rates_optax_agrees_where_the_table_says(name):
+    default = OPTAX.get(name) or {
+        "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
+        "nesterov": lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True),
+        "adam_uncorrected": optax.adam,
+    }.get(name, getattr(optax, name, None))
+    gradients = np.random.default_rng(3).normal(size=(20, 3))
+    schedule = jnp.asarray(RATES)
+    own, theirs = (
+        optimizers.standard_promotion(made(lambda count: schedule[count]))
+        for made in (getattr(optimizers, name), default)
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    states, apart = [o.init(jnp.zeros(3)) for o in (own, theirs)], 0.0
+    for gradient in gradients:
+        (mine, states[0]), (other, states[1]) = (
+            o.update(jnp.asarray(gradient), s) for o, s in zip((own, theirs), states, strict=True)
+        )
+        apart = max(apart, float(np.abs(mine - other).max() / np.abs(mine).max()))
+    assert apart < 1e-12 if name in OPTAX else apart > 1e-3
 
 
 @pytest.mark.parametrize("wide", [False, True])
