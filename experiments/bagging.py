@@ -64,7 +64,6 @@ class Config:
     masks: int = setting(300, "random masks of Monte Carlo dropout", low=2)
 
     exact_units: int = setting(12, "inputs of the softmax regression: 2^d masks", low=1, high=12)
-    exact_inputs: int = setting(64, "test images there", low=1)
     exact_drop: float = setting(0.5, "share of inputs dropped there", low=0, high=1, high_open=True)
     exact_steps: int = setting(200, "steps of Adam there, on all training images", low=1)
 
@@ -93,8 +92,6 @@ class Config:
                    f"{used}")  # fmt: skip
         if self.batch_size > self.train_size:
             refuse("batch_size", f"be at most {self.train_size}, the training images")
-        if self.exact_inputs > self.test_size:
-            refuse("exact_inputs", f"be at most {self.test_size}, the test images")
 
 
 def load(config: Config):

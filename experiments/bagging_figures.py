@@ -82,17 +82,15 @@ def masks(record):
     spread = np.nanmedian(record["mask_variance"].values)
     axes[0].plot(number, spread / number, marker="o", markersize=4, label="mean of m masks "
                  "(variance of a mask / m)", **plots.style(0))  # fmt: skip
-    for i, (values, words) in enumerate((
-        (claims.distance_from_masks(record), "weight scaling"),
-        (record["predictor_distance"].sel(predictor="scaled twice").values
-         - record["mask_noise"].values, "weights scaled twice"),
-    ), 1):  # fmt: skip
-        axes[0].axhline(np.nanmedian(values), label=words, linewidth=1.8, **plots.style(i))
+    for i, predictor in enumerate(("weight scaling", "scaled twice"), 1):
+        values = claims.distance_from_masks(record, predictor)
+        axes[0].axhline(np.nanmedian(values), label=predictor, linewidth=1.8, **plots.style(i))
     if np.isfinite(axes[0].dataLim.intervaly).all():
         plots.logarithmic(axes[0], "xy")
-    ratio = claims.distance_over_variance(record)
-    as_many = _median(1 / np.where(ratio > 0, ratio, np.nan), "{:.2g}")
-    plots.labels(axes[0], f"Weight scaling is as near as the mean of {as_many} masks",
+    away = [claims.distance_from_masks(record, name) for name in ("weight scaling", "scaled twice")]
+    once, again = (_median(record["mask_variance"].values / np.where(d > 0, d, np.nan), "{:.2g}")
+                   for d in away)  # fmt: skip
+    plots.labels(axes[0], f"Weight scaling is as near as the mean of {once} masks, twice: {again}",
                  "masks averaged", "squared distance from the mean over masks")  # fmt: skip
     for axis, name, factor, unit, words in (
         (axes[1], "error", 100, "%", "test error (%)"),
@@ -119,26 +117,34 @@ def error(record):
 
     made, (left, right) = plots.figure(2)
     k = record.k.values
-    for i, (arm, words) in enumerate((
-        ("bagging", "k bagged models"),
-        ("dropout", "dropout, k times the epochs"),
-        ("wide", "dropout, k times the units"),
-        ("small", "k bagged models of 1/k of the units"),
+    bagged, masked = (
+        lambda name: (
+            record[name].sel(sources="bagging").transpose("seed", "k").values.astype(float)
+        ),
+        lambda name: claims.of_chosen_masks(record, name),
+    )
+    of_arm = lambda arm: record["error"].sel(arm=arm).transpose("seed", "k").values  # noqa: E731
+    for i, (values, words) in enumerate((
+        (of_arm("bagging"), "k bagged models"),
+        (masked("members_error"), f"k random masks, after {k[-1]} times the epochs"),
+        (of_arm("dropout"), "dropout, k times the epochs"),
+        (of_arm("wide"), "dropout, k times the units"),
+        (of_arm("small"), "k bagged models of 1/k of the units"),
     )):  # fmt: skip
-        values = 100 * record["error"].sel(arm=arm).transpose("seed", "k").values
-        plots.seeds_over(left, k, values, words, i, singles=False, marker="osD^"[i])
+        plots.seeds_over(left, k, 100 * values, words, i, singles=False, marker="osD^v"[i])
     whole = 100 * np.nanmedian(claims.at_k(record, "error", "init", 1))
     if np.isfinite(whole):
         plots.reference(left, whole, "one model on the whole set")
-    ends = [_median(100 * claims.at_k(record, "error", arm)) for arm in ("bagging", "dropout")]
+    ends = [_median(100 * values[:, -1]) for values in (of_arm("bagging"), of_arm("dropout"))]
     plots.labels(left, f"k = {k[-1]}: bagging {ends[0]}% of test images wrong, dropout {ends[1]}%",
                  "k", "test error (%)")  # fmt: skip
-    for i, source in enumerate(("bagging", "order")):
-        of = lambda name, source=source: (  # noqa: E731
-            record[name].sel(sources=source).transpose("seed", "k").values.astype(float)
-        )
-        plots.seeds_over(right, k, of("parts_error"), f"measured: own {WORDS[source]}", i,
-                         singles=False, marker="o")  # fmt: skip
+    order = lambda name: record[name].sel(sources="order").transpose("seed", "k").values  # noqa: E731
+    for i, (of, words) in enumerate((
+        (bagged, f"bagging: own {WORDS['bagging']}"),
+        (masked, "dropout: random masks of one network"),
+        (order, f"models of their own {WORDS['order']}"),
+    )):  # fmt: skip
+        plots.seeds_over(right, k, of("parts_error"), words, i, singles=False, marker="osD"[i])
         line = ensembles.expected_error(of("variance"), of("covariance")[:, -1:], k)
         right.plot(k, np.nanmedian(line, 0), color="0.2", linewidth=1, linestyle=(0, (4, 3)),
                    label="v/k + (k-1)c/k, v and c of all" if i == 0 else None)  # fmt: skip
@@ -164,40 +170,61 @@ def error(record):
 def diversity(record):
     from dlstudy import plots
 
-    made, axes = plots.figure(3, 1, 5.2)
-    apart, after = (claims.by_sources(record, name) for name in ("disagreement", "error"))
-    before = claims.member_errors(record)
-    v, c = (claims.by_sources(record.isel(k=-1), name) for name in ("variance", "covariance"))
-    ratio = claims.by_sources(record.isel(k=-1), "parts_error") / v
-    rank = claims.rank_correlation
-    panels = (
-        (apart, before - after, "disagreement of two members (%)",
-         "test error of a member less that of all (points)", "gain"),
-        (apart, after, "disagreement of two members (%)", "test error of all members (%)",
-         "error"),
-        (c / v, ratio, "correlation of errors, c/v (%)",
-         "squared error of all over that of a member (%)", "error over a member's"),
+    made, axes = plots.figure(3, 2, 5.2)
+    of, k = claims.by_sources, int(record.k[-1])
+    apart, together = "disagreement of two (%)", "correlation of two's errors, 0 or 1 an image (%)"
+    gained = "test error of one less that of all (points)"
+    panels = [
+        (kind, of(record, name, kind), claims.gains(record, kind), words, gained, "gain")
+        for kind in ("models", "masks")
+        for name, words in (("disagreement", apart), ("correlation", together))
+    ]
+    panels.insert(
+        2, ("models", of(record, "disagreement"), of(record, "members_error"), apart,
+            "test error of all (%)", "error"),
     )  # fmt: skip
-    for axis, (x, y, x_words, y_words, name) in zip(axes, panels, strict=True):
-        for i, source in enumerate(record.sources.values):
-            look = {"color": plots.style(i)["color"]}
-            axis.plot(100 * x[i], 100 * y[i], "o^sDv"[i], markersize=3.5, alpha=0.4, **look)
-            middle = [np.nanmedian(100 * x[i])], [np.nanmedian(100 * y[i])]
-            axis.plot(*middle, "o^sDv"[i], markersize=9, markeredgecolor="black",
-                      label=WORDS[str(source)], **look)  # fmt: skip
-        title = f"Rank correlation with {name}: {_median(rank(x, y), '{:.2f}')}"
-        plots.labels(axis, title, x_words, y_words, legend=axis is axes[0])
-    k = record.k.values[-1]
-    if np.isfinite(c / v).any():
-        line = np.array([np.nanmin(c / v), np.nanmax(c / v)])
-        axes[2].plot(100 * line, 100 * (1 / k + (k - 1) / k * line), color="0.35", linewidth=1,
-                     linestyle=(0, (4, 3)), label="1/k + (k-1)/k c/v")  # fmt: skip
-        axes[2].legend(frameon=False, fontsize=8.5, handles=axes[2].lines[-1:])
+    for axis, (kind, x, y, x_words, y_words, name) in zip(axes[:5], panels, strict=True):
+        _points(axis, record, kind, x, y)
+        found = _median(claims.rank_correlation(x, y), "{:.2f}")
+        plots.labels(axis, f"{kind.capitalize()}: rank correlation with {name} {found}", x_words,
+                     y_words, legend=axis in (axes[0], axes[3]))  # fmt: skip
+    ratios = []
+    for kind in ("models", "masks"):
+        v, c, whole = (of(record, name, kind) for name in ("variance", "covariance", "parts_error"))
+        ratios.append(c / v)
+        _points(axes[5], record, kind, c / v, whole / v)
+    ratios = np.concatenate(ratios)
+    if np.isfinite(ratios).any():
+        line = np.array([np.nanmin(ratios), np.nanmax(ratios)])
+        axes[5].plot(100 * line, 100 * (1 / k + (k - 1) / k * line), color="0.35", linewidth=1,
+                     linestyle=(0, (4, 3)), label="1/k + (k-1)/k c/v, exact")  # fmt: skip
+        axes[5].legend(frameon=False, fontsize=8.5, handles=axes[5].lines[-1:])
+    shares = [_median(100 * of(record, "covariance", kind) / of(record, "variance", kind), "{:.2g}")
+              for kind in ("models", "masks")]  # fmt: skip
+    plots.labels(axes[5], f"Errors in common, c/v: models {shares[0]}%, masks {shares[1]}%",
+                 "correlation of errors, c/v (%)", "squared error of all over that of one (%)",
+                 legend=False)  # fmt: skip
     made.supxlabel(
-        f"ensembles of {k} models that differ in one or more things; small: {_seeds(record)}, "
-        "large: medians; rank correlations: of the median seed", fontsize=8,
+        f"{k} models that differ in one or more things, or {k} random masks of a network that "
+        f"trained {k} times as long; small: {_seeds(record)}, large: medians; rank correlations: "
+        "of the median seed", fontsize=8,
     )  # fmt: skip
     return made
+
+
+def _points(axis, record, kind, x, y):
+    """Percentages of every seed and their medians, for each source of one kind, [sources, S]."""
+    from dlstudy import plots
+
+    first = 0 if kind == "models" else len(claims.members_of(record, "models"))
+    for i, source in enumerate(claims.members_of(record, kind)):
+        look = {"color": plots.style(first + i)["color"]}
+        shape = "o^sDvPX*<>"[(first + i) % 10]
+        drop = source.removeprefix("masks ")
+        words = WORDS.get(source) or f"masks, {100 * float(drop):g}% of units dropped"
+        axis.plot(100 * x[i], 100 * y[i], shape, markersize=3.5, alpha=0.4, **look)
+        axis.plot([np.nanmedian(100 * x[i])], [np.nanmedian(100 * y[i])], shape, markersize=9,
+                  markeredgecolor="black", label=words, **look)  # fmt: skip
 
 
 def rows_of_table(record) -> list[tuple[str, ...]]:
@@ -206,16 +233,22 @@ def rows_of_table(record) -> list[tuple[str, ...]]:
 
     def row(words, values, arm, n, passes):
         error, likelihood, calibration = values
-        size, cost = (float(record[name].sel(arm=arm, k=n)) for name in ("bytes", "gradients"))
+        size, cost = (float(record[name].sel(arm=arm, k=n)) for name in ("bytes", "training_cost"))
         return (
             words, f"{_median(100 * np.asarray(error, float))}%", _median(likelihood),
-            _median(calibration), f"{size / 1000:.4g}", f"{cost / 1000:.4g}", f"{passes}",
+            _median(calibration), f"{size / 1000:.4g}", f"{cost / 1e6:.4g}", f"{passes}",
         )  # fmt: skip
 
     names = ("error", "negative_log_likelihood", "calibration_error")
     own = lambda arm, n: [claims.at_k(record, name, arm, n) for name in names]  # noqa: E731
     votes = [claims.of_sources(record, f"vote_{name}", "bagging") for name in names]
     many = [record[f"mask_{name}"].isel(masks=-1).values for name in names]
+    masks = 2 ** int(record.attrs["exact_units"])
+
+    def exact(words, averaging, passes):
+        found = [record[f"regression_{name}"].sel(averaging=averaging).values for name in names]
+        return row(f"softmax regression, {words}", found, "regression", 1, passes)
+
     return [
         row("one model, whole set", own("init", 1), "init", 1, 1),
         row(f"{k} bagged, mean", own("bagging", k), "bagging", k, k),
@@ -227,19 +260,22 @@ def rows_of_table(record) -> list[tuple[str, ...]]:
         row(f"dropout, {k} times the epochs", own("dropout", k), "dropout", k, 1),
         row(f"the same, {int(record.masks[-1])} masks", many, "dropout", k, int(record.masks[-1])),
         row(f"dropout, {counts} times the units", own("wide", counts), "wide", counts, 1),
+        exact("weight scaling", "weight scaling", 1),
+        exact(f"all {masks} masks, geometric", "geometric mean", masks),
+        exact(f"all {masks} masks, arithmetic", "arithmetic mean", masks),
     ]  # fmt: skip
 
 
 def table(record):
     from dlstudy import plots
 
-    made, (axis,) = plots.figure(1, 1, 11.0, 3.6)
+    made, (axis,) = plots.figure(1, 1, 11.5, 4.4)
     heads = (
         "predictor", "test error", "negative log\nlikelihood (nat)", "calibration\nerror",
-        "parameters\n(kB)", "training cost\n(1000 gradients)", "passes to\npredict",
+        "parameters\n(kB)", "training cost\n(million products)", "passes to\npredict",
     )  # fmt: skip
     shown = axis.table(rows_of_table(record), colLabels=heads, loc="center", cellLoc="right",
-                       colWidths=[0.27, *[0.12] * 6], edges="horizontal")  # fmt: skip
+                       colWidths=[0.33, *[0.11] * 6], edges="horizontal")  # fmt: skip
     shown.auto_set_font_size(False)
     shown.set_fontsize(9)
     shown.scale(1, 1.35)
@@ -252,8 +288,12 @@ def table(record):
     axis.axis("off")
     k = int(record.k[-1])
     ratio = float(record["bytes"].sel(arm="bagging", k=k) / record["bytes"].sel(arm="dropout", k=k))
-    files = _median(claims.of_sources(record, "file_ratio", "bagging"), "{:.4g}")
-    title = f"{k} models take {ratio:g} times the bytes of one, {files} times when compressed"
+    packed = _median(record["zlib_ratio"].values, "{:.4g}")
+    title = f"{k} models take {ratio:g} times the bytes of one, {packed} times after zlib"
     axis.set_title(title, fontsize=10.5, loc="left")
-    made.supxlabel(f"medians of {_seeds(record)}; a gradient: of one example", fontsize=8)
+    made.supxlabel(
+        f"medians of {_seeds(record)}; training cost: gradients of single examples x weights of "
+        f"the network; the softmax regressions see {record.attrs['exact_units']} pixels, in "
+        "float64", fontsize=8,
+    )  # fmt: skip
     return made

@@ -16,6 +16,13 @@ ARMS = (*MEMBERS, "dropout", "wide", "small", "regression")  # the last has no e
 REGRESSION = ("weight scaling", "geometric mean", "arithmetic mean", "scaled twice")
 PREDICTORS = ("weight scaling", "scaled twice", "geometric mean")  # of the dropout network
 
+BY_COUNT = {  # of ensembles of k members: what a row calls it -> (name, meaning)
+    "test_error": ("members_error", "test error of the mean probabilities"),
+    "test_squared_error": ("parts_error", "squared error of the mean probabilities"),
+    "variance": ("variance", "v: squared error of one member, mean over members"),
+    "covariance": ("covariance", "c: product of two members' errors, mean over pairs"),
+}
+
 SCORES = {
     "error": ("1", "share of test images misclassified"),
     "negative_log_likelihood": ("nat", "negative log likelihood of a test image"),
@@ -33,10 +40,12 @@ DIVERSITY = {  # of all members together
 OF_MASKS = {
     "mask_noise": ("1", "squared standard error of the mean over masks, summed over classes"),
     "mask_variance": ("1", "variance of the probabilities over masks, summed over classes"),
-    "mask_member_error": ("1", "test error of one random mask"),
-    "mask_disagreement": ("1", "share of test images that two masks classify differently"),
-    "mask_correlation": ("1", "correlation of two masks' errors, 0 or 1 an image"),
 }
+
+
+def masks_of(config) -> dict[str, int]:
+    """Random masks as members, for each share of hidden units dropped: {source: number}."""
+    return {f"masks {drop:g}": i for i, drop in enumerate(config.drops)}
 
 
 def separate(config) -> dict[str, tuple]:
@@ -58,6 +67,14 @@ def best(row: dict, axis: int = 1) -> np.ndarray:
     loss = np.asarray(row["tune_negative_log_likelihood"], float)
     loss = np.where(np.isfinite(loss), np.minimum(loss, 1e3), 1e3)
     return (np.asarray(row["tune_error"], float) + 1e-6 * loss).argmin(axis)
+
+
+def best_of_shares(config, row: dict) -> np.ndarray:
+    """Index of the condition with the lowest tuning error at each share dropped, int[S, shares]."""
+    grid = (len(config.dropout_rates), len(config.drops))
+    own = {name: np.asarray(row[f"tune_{name}"]) for name in TUNING}
+    rate = best({f"tune_{n}": v.reshape(len(v), *grid) for n, v in own.items()})
+    return rate * grid[1] + np.arange(grid[1])
 
 
 def at(values, index) -> np.ndarray:
@@ -105,6 +122,8 @@ def of_arms(config, rows: dict):
             put(arm, k, of_count(members[arm], k), *separate)
     for k, row in enumerate(rows["dropout"], 1):
         put("dropout", k, row, *grid)
+    for name in SCORES:
+        found[name][-1, 0] = rows["regression"][f"regression_{name}"][:, 0]
     put("wide", 1, rows["dropout"][0], *grid)
     put("small", 1, of_count(members["bagging"], 1), *separate)
     for k in config.counts:
@@ -120,22 +139,29 @@ def of_count(row: dict, k: int) -> dict:
 
 
 def of_members(config, rows: dict):
-    """What is measured of each kind of members at the rate best for all of them together.
+    """What is measured of each kind of members: models, then masks of the dropout networks.
+
+    Models at the rate best for all of them together, whatever k; masks at the rate best for the
+    share dropped, after the longest training.
 
     Returns:
-      {name: [sources, K, S]} of the parts of the squared error, {name: [sources, S]} of diversity.
+      {name: [sources, K, S]} of `BY_COUNT`, {name: [sources, S]} of `DIVERSITY`.
     """
-    parts = {"parts_error": "test_squared_error", "variance": "variance",
-             "covariance": "covariance"}  # fmt: skip
-    own = [rows["members"][name] for name in MEMBERS]
-    both = [(row, best(of_count(row, config.models))) for row in own]
-    by_count = {
-        name: np.stack([at(row[source], i).T for row, i in both]) for name, source in parts.items()
-    }
-    return by_count, {name: np.stack([at(row[name], i) for row, i in both]) for name in DIVERSITY}
+    both = []
+    for row in (rows["members"][name] for name in MEMBERS):
+        index = best(of_count(row, config.models))
+        both.append({name: at(row[name], index) for name in (*BY_COUNT, *DIVERSITY)})
+    masks = rows["dropout"][-1]
+    both += [
+        {name: np.asarray(masks[f"masks_{name}"])[:, i] for name in (*BY_COUNT, *DIVERSITY)}
+        for i in masks_of(config).values()
+    ]
+    by_count = {name: np.stack([row[source].T for row in both]) for source, (name, _) in
+                BY_COUNT.items()}  # fmt: skip
+    return by_count, {name: np.stack([row[name] for row in both]) for name in DIVERSITY}
 
 
-def cost(config) -> dict[str, np.ndarray]:
+def gradients(config) -> dict[str, np.ndarray]:
     """Gradients of single examples that each arm's training takes, [K]."""
     one = ensembles.gradient_evaluations(config.train_size, config.batch_size, config.epochs)
     number = np.arange(1, config.models + 1)
@@ -145,14 +171,24 @@ def cost(config) -> dict[str, np.ndarray]:
     return found
 
 
+def training_cost(config, sizes: dict, passes: dict) -> dict[str, np.ndarray]:
+    """Gradients of single examples times weights of a network, [K]: what training computes."""
+    weights = {arm: size // (8 if arm == "regression" else 4) for arm, size in sizes.items()}
+    many = {arm: 1 if arm in ("dropout", "wide", "regression") else np.arange(1, config.models + 1)
+            for arm in ARMS}  # fmt: skip
+    return {arm: passes[arm] * (weights[arm] // many[arm]) for arm in ARMS}
+
+
 def assemble(config, seeds, rows: dict, sizes: dict):
-    """The record, an `xarray.Dataset` over arm, k and seed; sources: the separately trained arms.
+    """The record, an `xarray.Dataset` over arm, k and seed.
+
+    `sources`: kinds of members, the separately trained arms and the masks of each share dropped.
 
     Args:
       config: the settings.
       seeds: indices of the seeds.
       rows: by stage, as `bagging_runs` collects them.
-      sizes: bytes by number of models for each arm, see `Study.bytes_by_count`.
+      sizes: bytes by number of models for each arm, see `Study.sizes`.
     """
     import xarray
 
@@ -165,30 +201,28 @@ def assemble(config, seeds, rows: dict, sizes: dict):
     }
     variables = {n: (("arm", "k", "seed"), v, about(*words[n])) for n, v in scores.items()}
     parts, diversity = of_members(config, rows)
-    for name, long in (
-        ("parts_error", "squared error of the mean probabilities of k members"),
-        ("variance", "v: squared error of one member, mean over members"),
-        ("covariance", "c: product of two members' errors, mean over pairs"),
-    ):
-        more = "; mean over k windows, at the rate best for all members"
+    for name, long in BY_COUNT.values():
+        more = "; mean over windows of k members, at the rate best for all of them"
         variables[name] = ("sources", "k", "seed"), parts[name], about("1", long + more)
     for name, values in diversity.items():
         variables[name] = ("sources", "seed"), values, about(*DIVERSITY[name])
-    ratio = np.stack([row["file_ratio"] for row in map(rows["members"].get, MEMBERS)])
-    variables["file_ratio"] = ("sources", "seed"), ratio, about(
-        "1", "compressed bytes of all members over those of the first"
+    variables["zlib_ratio"] = ("seed",), rows["members"]["bagging"]["zlib_ratio"], about(
+        "1", "bytes of the arrays of all bagged models over those of one, compressed by zlib"
     )  # fmt: skip
+    passes = gradients(config)
     for name, table, unit, long in (
         ("bytes", sizes, "byte", "bytes of the parameter arrays; 0: not run"),
-        ("gradients", cost(config), "1", "gradients of single examples taken in training"),
-    ):
+        ("gradients", passes, "1", "gradients of single examples taken in training"),
+        ("training_cost", training_cost(config, sizes, passes), "1",
+         "gradients of single examples times weights of the network each passes through"),
+    ):  # fmt: skip
         values = np.stack([table[arm] for arm in ARMS]).astype(np.int64)
         variables[name] = ("arm", "k"), values, about(unit, long)
     variables |= of_masks(rows["dropout"][-1], about)
     regression = rows["regression"]
     for name, dims, unit, long in (
         ("regression_gap", (), "nat", "largest difference in log-probability from weight scaling"),
-        ("regression_error", (), "1", "share of the images misclassified"),
+        *((f"regression_{score}", (), *words) for score, words in SCORES.items()),
         ("regression_log_p", ("image",), "nat", "log-probability of the right class"),
     ):
         values = np.moveaxis(regression[name], 0, -1)
@@ -199,7 +233,7 @@ def assemble(config, seeds, rows: dict, sizes: dict):
     )  # fmt: skip
     coords = {
         "arm": list(ARMS),
-        "sources": list(MEMBERS),
+        "sources": [*MEMBERS, *masks_of(config)],
         "k": np.arange(1, config.models + 1),
         "masks": mask_counts(config),
         "predictor": list(PREDICTORS),
@@ -222,9 +256,8 @@ def of_masks(row: dict, about) -> dict:
         "distance": ("1", "squared distance from the mean over all masks, that mean's noise in it"),
         "geometric_distance": ("1", "squared distance from the geometric mean over all masks"),
     }
-    many = len(PREDICTORS)
     for name, words in (SCORES | distances).items():
-        values = np.asarray(row[f"found_{name}"]).T
-        found[f"predictor_{name}"] = ("predictor", "seed"), values[:many], about(*words)
-        found[f"mask_{name}"] = ("masks", "seed"), values[many:], about(*words)
+        for of, dim in (("predictor", "predictor"), ("mask", "masks")):
+            values = np.asarray(row[f"{of}_{name}"]).T
+            found[f"{of}_{name}"] = (dim, "seed"), values, about(*words)
     return found

@@ -18,8 +18,6 @@ from experiments.dropout_runs import narrowed
 # Streams of a seed's key.
 SPLIT, ROWS, INIT, ORDER, MASKS, PIXELS, REGRESSION = range(7)
 
-LEAST = 1e-30  # a probability below counts as this one in logarithms of means
-
 
 class Seed(NamedTuple):
     """The images of one seed, (x [N, D], y [N]) each."""
@@ -53,7 +51,7 @@ def assembled(study, seeds):
         "dropout": study.run_dropout(),
     }
     rows |= {f"wide_{count}": study.run_wide(count) for count in study.config.counts}
-    return records.assemble(study.config, seeds, rows, study.bytes_by_count())
+    return records.assemble(study.config, seeds, rows, study.sizes(rows))
 
 
 class Study:
@@ -92,8 +90,7 @@ class Study:
         self.separate.compile(self.keys, *self.arm("bagging"), splits, pool=pool)
         state = self.begun.compile(self.keys, splits, pool=pool)
         self.dropout.compile(state, self.keys, splits, pool=pool)
-        chosen = jax.ShapeDtypeStruct(self.keys.shape, np.int32)
-        self.monte_carlo.compile(state.params, self.keys, chosen, splits, pool=pool)
+        self.monte_carlo.compile(state.params, self.keys, *self.choices(), splits, pool=pool)
         for count in self.config.counts:
             self.wide[count].compile(self.keys, splits, pool=pool)
 
@@ -108,7 +105,7 @@ class Study:
     # -- softmax regression, float64
 
     def regression(self, key, splits: Seed) -> dict:
-        """One seed: log-probabilities by weight scaling, and how far other predictors are."""
+        """One seed: predictors of one softmax regression, their scores and distances."""
         config = self.config
         x, y = splits.train[0].astype(jnp.float64), splits.train[1]
         # Pixels at the rim are always 0: those that vary more are drawn more often.
@@ -133,24 +130,13 @@ class Study:
         (params, _), _ = jax.lax.scan(
             step, (params, optimizer.init(params)), jnp.arange(config.exact_steps)
         )
-        x = splits.test[0][: config.exact_inputs, pixels].astype(jnp.float64)
-        y = splits.test[1][: config.exact_inputs]
-        every = ensembles.every_mask(
-            lambda x, scale: logits(params, x * scale[None]), config.exact_units, config.exact_drop
-        )
-        keep = 1 - config.exact_drop
-        found = dict(zip(records.REGRESSION, (
-            ensembles.predictor(lambda x: logits(params, x))(x),
-            ensembles.average(every, "geometric")(x),
-            ensembles.average(every, "arithmetic")(x),
-            # Masks are inverted: scaling the weights once more is a mistake.
-            ensembles.predictor(lambda x: logits(params, keep * x))(x),
-        ), strict=True))  # fmt: skip
-        stacked = jnp.stack(list(found.values()))
-        return {
+        x, y = splits.test[0][:, pixels].astype(jnp.float64), splits.test[1]
+        found = of_regression(functools.partial(logits, params), x, config.exact_drop)
+        stacked = jnp.stack([found[name] for name in records.REGRESSION])
+        scores = jax.vmap(lambda log_p: ensembles.scores(log_p, y))(stacked)._asdict()
+        return {f"regression_{name}": values for name, values in scores.items()} | {
             "regression_gap": jnp.abs(stacked - stacked[:1]).max((1, 2)),
             "regression_log_p": jnp.take_along_axis(stacked, y[None, :, None], 2)[..., 0],
-            "regression_error": ensembles.wrong(stacked, y).mean(1),
         }
 
     def run_regression(self) -> dict:
@@ -209,32 +195,16 @@ class Study:
         params, values = jax.vmap(together, (0, None, None, None))(
             jnp.array(config.rates, jnp.float32), rows, start, order
         )
-        row = jax.lax.map(lambda params: self.examine(model, params, splits), params)
+
+        def tested(params):
+            many = ensembles.bagged_members(lambda p, x: model.apply({"params": p}, x)[0], params)
+            images = {"tune": splits.tune, "test": splits.test}
+            log_p = {name: ensembles.predictions(many, x) for name, (x, _) in images.items()}
+            return examined(log_p, {name: y for name, (_, y) in images.items()})
+
+        row = jax.lax.map(tested, params)
         middle = jax.tree.map(lambda a: a[len(config.rates) // 2], params)
         return row | {"loss": values.mean(1)}, middle
-
-    def examine(self, model, params, splits: Seed) -> dict:
-        """Scores of ensembles of 1, 2, ... K of the members [K, ...], and their diversity."""
-        many = ensembles.bagged_members(lambda p, x: model.apply({"params": p}, x)[0], params)
-        log_p = {n: ensembles.predictions(many, getattr(splits, n)[0]) for n in ("tune", "test")}
-        y = splits.test[1]
-        products = ensembles.error_products(jnp.exp(log_p["test"]), y)
-        windows = jnp.asarray(ensembles.rings(len(products)))
-
-        def of_count(inside):
-            """Means over the windows of one size."""
-            found = {}
-            for name, kept in (("tune", records.TUNING), ("test", records.SCORES)):
-                values = in_windows(log_p[name], getattr(splits, name)[1], inside)
-                found |= {f"{name}_{score}": values[score].mean(0) for score in kept}
-            variance, covariance = jax.vmap(ensembles.moments, (None, 0))(products, inside)
-            return found | {"variance": variance.mean(), "covariance": covariance.mean()}
-
-        votes = ensembles.scores(ensembles.majority(log_p["test"]), y)._asdict()
-        return jax.lax.map(of_count, windows) | {f"vote_{k}": v for k, v in votes.items()} | {
-            "disagreement": ensembles.over_pairs(ensembles.disagreement(log_p["test"])),
-            "correlation": ensembles.over_pairs(ensembles.error_correlation(log_p["test"], y)),
-        }  # fmt: skip
 
     def arm(self, name: str):
         """Sources and width of an arm, for every seed."""
@@ -249,7 +219,7 @@ class Study:
             row, params = jax.device_get(
                 self.separate(self.keys, *self.arm(names[unit]), self.splits)
             )
-            return (), row | {"file_ratio": file_ratio(params)}
+            return (), row | {"zlib_ratio": zlib_ratio(params), "bytes": bytes_of(params)}
 
         rows = run_stage(
             self.host, "members", len(names), lambda: (), advance,
@@ -305,18 +275,21 @@ class Study:
 
     def run_dropout(self) -> list[dict]:
         """A row after every so many passes; masks are drawn after the last ones."""
-        last, chosen = self.config.models - 1, jax.ShapeDtypeStruct(self.keys.shape, np.int32)
+        last = self.config.models - 1
 
         def advance(unit, state):
-            shapes = self.monte_carlo.compile(state.params, self.keys, chosen, self.splits)
+            shapes = self.monte_carlo.compile(state.params, self.keys, *self.choices(), self.splits)
             state, row = self.dropout(state, self.keys, self.splits)
             row = jax.device_get(row)
             if unit == last:
-                best = records.best(row).astype(np.int32)
-                more = self.monte_carlo(state.params, self.keys, best, self.splits)
+                chosen = records.best(row), records.best_of_shares(self.config, row)
+                chosen = (index.astype(np.int32) for index in chosen)
+                more = self.monte_carlo(state.params, self.keys, *chosen, self.splits)
             else:  # rows have one shape
                 more = jax.tree.map(lambda s: np.full(s.shape, np.nan, s.dtype), shapes)
-            return state, row | jax.device_get(more)
+            # `state` has the networks of all conditions.
+            first = jax.tree.map(lambda a: a[:, :1], state.params)
+            return state, row | jax.device_get(more) | {"bytes": bytes_of(first)}
 
         return run_stage(
             self.host, "dropout", self.config.models,
@@ -324,60 +297,79 @@ class Study:
             lambda row: {"test error": float(np.nanmin(np.median(row["test_error"], 0)))},
         )  # fmt: skip
 
+    def choices(self):
+        """Shapes of what `masks` is told to look at."""
+        seeds, shares = len(self.keys), len(self.config.drops)
+        return tuple(jax.ShapeDtypeStruct(shape, np.int32) for shape in ((seeds,), (seeds, shares)))
+
     def run_wide(self, count: int) -> dict:
         return self.once(f"wide_{count}", lambda: self.wide[count](self.keys, self.splits))
 
-    def masks(self, params, key, chosen, splits: Seed) -> dict:
-        """One seed: random masks of one trained network against weight scaling.
+    def masks(self, params, key, chosen, of_shares, splits: Seed) -> dict:
+        """One seed: random masks of trained networks as members, and against weight scaling.
 
         Args:
           params: of all conditions [Q, ...].
           key: of the seed.
-          chosen: which condition.
+          chosen: the condition to compare with weight scaling.
+          of_shares: conditions int[shares] whose masks are compared with separate models.
           splits: its images.
         """
         config, model = self.config, self.model(self.config.width)
-        params, share = jax.tree.map(lambda a: a[chosen], (params, self.shares()))
         x, y = splits.test
+        key, own, share = jax.random.fold_in(key, MASKS), params, self.shares()
 
-        def passed(x, key):
-            dropout = models.Dropout(key, share.hidden, config.input_drop)
-            return model.apply({"params": params}, x, dropout=dropout)[0]
+        def log_p_of(which, count):
+            """Predictions of random masks of a condition's network."""
+            params, hidden = jax.tree.map(lambda a: a[which], (own, share.hidden))
 
-        def scaled(params, x):
-            return ensembles.predictor(lambda x: model.apply({"params": params}, x)[0])(x)
+            def passed(x, key):
+                dropout = models.Dropout(key, hidden, config.input_drop)
+                return model.apply({"params": params}, x, dropout=dropout)[0]
 
-        many = ensembles.random_masks(passed, jax.random.fold_in(key, MASKS), config.masks)
-        log_p = ensembles.predictions(many, x)
-        estimate, plain = ensembles.estimate(log_p), scaled(params, x)
-        twice = dict(params)
-        for name, kept in (("hidden_0", 1 - config.input_drop), ("head", 1 - share.hidden)):
-            twice[name] = twice[name] | {"kernel": twice[name]["kernel"] * kept}
-        some = log_p[: config.models]
-        geometric = jax.nn.log_softmax(log_p.mean(0))
-        p = jnp.exp(log_p)
-        means = [jnp.maximum(p[:m].mean(0), LEAST) for m in records.mask_counts(config)]
-        # In the order of `records.PREDICTORS`, then of the numbers of masks.
-        found = jnp.stack([plain, scaled(twice, x), geometric, *map(jnp.log, means)])
-        away = lambda centre: jnp.square(jnp.exp(found) - centre[None]).sum(2).mean(1)  # noqa: E731
+            return ensembles.predictions(ensembles.random_masks(passed, key, count), x)
+
+        members = jax.lax.map(
+            lambda which: examined({"test": log_p_of(which, config.models)}, {"test": y}), of_shares
+        )
+        params, hidden = jax.tree.map(lambda a: a[chosen], (own, share.hidden))
+        keep = {"hidden_0": 1 - config.input_drop, "head": 1 - hidden}
+        twice = {name: {"kernel": keep[name] * p["kernel"], "bias": p["bias"]}
+                 for name, p in params.items()}  # fmt: skip
+        log_p = log_p_of(chosen, config.masks)
+        estimate, inside = ensembles.estimate(log_p), jnp.ones(config.masks)
+        found = {
+            name: ensembles.predictor(lambda x, p=p: model.apply({"params": p}, x)[0])(x)
+            for name, p in (("weight scaling", params), ("scaled twice", twice))
+        } | {"geometric mean": ensembles.combine(log_p, ensembles.of_subsets(inside), "geometric")}
+        found = jnp.stack([found[name] for name in records.PREDICTORS])
+        counts = jnp.array(records.mask_counts(config))[:, None]
+        means = means_of(log_p, (jnp.arange(config.masks)[None] < counts).astype(jnp.float32))
         noise = jnp.square(estimate.standard_error).sum(1).mean()
-        row = jax.vmap(lambda log_p: ensembles.scores(log_p, y))(found)._asdict() | {
-            "distance": away(estimate.mean), "geometric_distance": away(jnp.exp(geometric)),
-        }  # fmt: skip
-        row = {f"found_{name}": values for name, values in row.items()}
-        spread = noise * config.masks  # variance over masks, summed over classes
-        return row | {
-            "mask_noise": noise,
-            "mask_variance": spread,
-            "mask_member_error": ensembles.wrong(some, y).mean(dtype=jnp.float32),
-            "mask_disagreement": ensembles.over_pairs(ensembles.disagreement(some)),
-            "mask_correlation": ensembles.over_pairs(ensembles.error_correlation(some, y)),
-        }
+
+        def scored(log_p):
+            away = lambda centre: jnp.square(jnp.exp(log_p) - centre[None]).sum(2).mean(1)  # noqa: E731
+            row = jax.vmap(lambda log_p: ensembles.scores(log_p, y))(log_p)._asdict()
+            centre = found[records.PREDICTORS.index("geometric mean")]
+            return row | {
+                "distance": away(estimate.mean),
+                "geometric_distance": away(jnp.exp(centre)),
+            }
+
+        return (
+            {f"predictor_{name}": values for name, values in scored(found).items()}
+            | {f"mask_{name}": values for name, values in scored(means).items()}
+            | {f"masks_{name}": values for name, values in members.items()}
+            | {"mask_noise": noise, "mask_variance": noise * config.masks}
+        )
 
     # -- what has to be stored
 
-    def bytes_by_count(self) -> dict[str, np.ndarray]:
-        """Bytes of the parameter arrays by number of models, for each arm, int[K]; 0: not run."""
+    def sizes(self, rows: dict) -> dict[str, np.ndarray]:
+        """Bytes of the parameter arrays by number of models, for each arm, int[K]; 0: not run.
+
+        Counted in the trained arrays; for networks of another width in arrays of their shapes.
+        """
         config, numbers = self.config, range(1, self.config.models + 1)
 
         def of(width, members=1):
@@ -386,8 +378,8 @@ class Study:
             keys = jax.random.split(jax.random.key(0), members)
             return ensembles.parameter_bytes(jax.eval_shape(jax.vmap(one), keys))
 
-        found = {name: [of(config.width, k) for k in numbers] for name in records.MEMBERS}
-        found["dropout"] = [of(config.width)] * config.models
+        found = {name: rows["members"][name]["bytes"] for name in records.MEMBERS}
+        found["dropout"] = [row["bytes"][0] for row in rows["dropout"]]
         at = lambda k, size: size() if k == 1 or k in config.counts else 0  # noqa: E731
         found["wide"] = [at(k, lambda k=k: of(k * config.width)) for k in numbers]
         found["small"] = [at(k, lambda k=k: of(config.width // k, k)) for k in numbers]
@@ -396,17 +388,70 @@ class Study:
         return {name: np.array(values) for name, values in found.items()}
 
 
-def in_windows(log_p, labels, inside) -> dict:
-    """Scores of the mean probabilities in each window: inside [W, K] -> {score: [W]}."""
-    members, inputs, classes = log_p.shape
-    weights = inside / inside.sum(1, keepdims=True)
-    p = (weights @ jnp.exp(log_p).reshape(members, -1)).reshape(-1, inputs, classes)
-    log_p = jnp.log(jnp.maximum(p, LEAST))
-    return jax.vmap(lambda p: ensembles.scores(p, labels))(log_p)._asdict()
+def of_regression(logits, x, rate) -> dict:
+    """Log-probabilities by each predictor of a softmax regression trained with dropped inputs.
+
+    Args:
+      logits: x [N, D] -> [N, C], without dropout.
+      x: the inputs.
+      rate: probability that an input is dropped.
+    """
+    every = ensembles.every_mask(lambda x, scale: logits(x * scale[None]), x.shape[1], rate)
+    return {
+        "weight scaling": ensembles.predictor(logits)(x),
+        "geometric mean": ensembles.average(every, "geometric")(x),
+        "arithmetic mean": ensembles.average(every, "arithmetic")(x),
+        # Masks are inverted: scaling the weights once more is a mistake.
+        "scaled twice": ensembles.predictor(lambda x: logits((1 - rate) * x))(x),
+    }
 
 
-def file_ratio(params) -> np.ndarray:
-    """Bytes of all members together over those of the first, both compressed: [S, K, ...] -> [S]"""
+def examined(log_p: dict, labels: dict) -> dict:
+    """Scores of ensembles of 1, 2, ... K members, and how diverse the members are.
+
+    Args:
+      log_p: log-probabilities of the members by split, [K, N, C]; "test", and "tune" if choices
+        are to be made.
+      labels: of the splits, int[N].
+    """
+    y = labels["test"]
+    products = ensembles.error_products(jnp.exp(log_p["test"]), y)
+    windows = jnp.asarray(ensembles.rings(len(products)))
+
+    def of_count(inside):
+        """Means over the windows of one size, inside [K, K]."""
+        found = {}
+        for name, kept in (("tune", records.TUNING), ("test", records.SCORES)):
+            if name in log_p:
+                means = means_of(log_p[name], inside)
+                values = jax.vmap(ensembles.scores, (0, None))(means, labels[name])._asdict()
+                found |= {f"{name}_{score}": values[score].mean(0) for score in kept}
+        variance, covariance = jax.vmap(ensembles.moments, (None, 0))(products, inside)
+        return found | {"variance": variance.mean(), "covariance": covariance.mean()}
+
+    votes = ensembles.scores(ensembles.majority(log_p["test"]), y)._asdict()
+    return jax.lax.map(of_count, windows) | {f"vote_{k}": v for k, v in votes.items()} | {
+        "disagreement": ensembles.over_pairs(ensembles.disagreement(log_p["test"])),
+        "correlation": ensembles.over_pairs(ensembles.error_correlation(log_p["test"], y)),
+    }  # fmt: skip
+
+
+def means_of(log_p, inside) -> jax.Array:
+    """Log of the mean probabilities over each subset: [K, N, C], inside [W, K] -> [W, N, C]."""
+    return jax.vmap(ensembles.combine, (None, 0))(log_p, ensembles.of_subsets(inside))
+
+
+def bytes_of(params) -> np.ndarray:
+    """Bytes of the first 1, 2, ... K members of one seed: [S, K, ...] -> int[K]."""
+    own = jax.tree.map(lambda a: a[0], params)
+    numbers = range(1, len(jax.tree.leaves(own)[0]) + 1)
+    return np.array(
+        [ensembles.parameter_bytes(jax.tree.map(lambda a: a[:k], own)) for k in numbers]  # noqa: B023
+    )
+
+
+def zlib_ratio(params) -> np.ndarray:
+    """Bytes of all members' arrays over those of the first, by zlib: [S, K, ...] -> [S]."""
 
     def size(tree) -> int:
         return len(zlib.compress(b"".join(a.tobytes() for a in jax.tree.leaves(tree)), 1))

@@ -97,6 +97,33 @@ def test_bagging_is_the_mean_of_separate_models():
     assert ensembles.parameter_bytes(params) == 3 * ensembles.parameter_bytes(params[0]) == 192
 
 
+@in_float64
+def test_arrays_combine_as_predictors_do():
+    rng = np.random.default_rng(9)
+    p, weights = softmax(rng.normal(0, 3, (6, 5, 3))), rng.dirichlet(np.ones(6))
+    log_p, log_weights = jnp.log(jnp.asarray(p)), jnp.log(jnp.asarray(weights))
+    many = ensembles.Ensemble(lambda logits, x: logits, log_p, log_weights)
+    by_hand = {
+        "arithmetic": np.tensordot(weights, p, 1),
+        "geometric": softmax(np.tensordot(weights, np.log(p), 1)),
+    }
+    for mean, expected in by_hand.items():
+        found = ensembles.combine(log_p, log_weights, mean)
+        np.testing.assert_allclose(np.exp(found), expected, rtol=1e-12)
+        # A predictor takes its members in blocks, here of two.
+        streamed = ensembles.average(many, mean)(jnp.zeros((5, 1)))
+        np.testing.assert_allclose(streamed, found, rtol=1e-12)
+    inside = jnp.array([[1.0, 0, 1, 0, 0, 1], [0, 1, 0, 0, 0, 0]])
+    found = jax.vmap(ensembles.combine, (None, 0))(log_p, ensembles.of_subsets(inside))
+    np.testing.assert_allclose(np.exp(found), [p[[0, 2, 5]].mean(0), p[1]], rtol=1e-12)
+    # Probabilities far below what exp can hold; and none at all.
+    tiny = jnp.array([[[-900.0, 0]], [[-901.0, -jnp.inf]]])
+    found = ensembles.combine(tiny, ensembles.of_subsets(jnp.ones(2)))[0]
+    np.testing.assert_allclose(
+        found, [-900 + np.log((1 + np.exp(-1)) / 2), np.log(0.5)], rtol=1e-12
+    )
+
+
 def test_a_majority_beats_the_mean_and_ties_go_to_the_mean():
     p = jnp.array([[[0.6, 0.4]], [[0.6, 0.4]], [[0.01, 0.99]]])
     assert p.mean(0).argmax() == 1
@@ -203,3 +230,5 @@ def test_what_cannot_be_combined_is_refused():
         ensembles.every_mask(None, 13, 0.5)
     with pytest.raises(ValueError, match="mean is 'harmonic'; it must be arithmetic or geometric"):
         ensembles.average(ensembles.Ensemble(None, None, None), "harmonic")
+    with pytest.raises(ValueError, match="mean is 'harmonic'"):
+        ensembles.combine(None, None, "harmonic")
