@@ -11,7 +11,8 @@ from experiments import adaptive_reference as reference
 ALGORITHMS = {
     "sgd": "8.1", "momentum": "8.2", "nesterov": "8.3", "adagrad": "8.4",
     "rmsprop": "8.5, source 7", "rmsprop_nesterov": "8.6", "adam": "8.7",
-    "averaged_momentum": "source 3, 4", "adam_uncorrected": "source 5, 6", "amsgrad": "Reddi et al.",
+    "averaged_momentum": "source 3, 4", "adam_uncorrected": "source 5, 6",
+    "amsgrad": "Reddi et al.",
 }  # fmt: skip
 SCHEDULES = ("constant", "falling")
 STEPS = 100
