@@ -213,8 +213,9 @@ def make_noisy_trainer(
         return NoisyState(after, opt_state, seen, state.step + 1), value
 
     def epoch(state: NoisyState, key: jax.Array, data) -> tuple[NoisyState, jax.Array]:
-        first = jax.random.fold_in(key, state.step)
-        return _scan(lambda s, b: step(s, key, b), state, data, batch_size, first, order)
+        # Steps draw from child 1 of this key.
+        shuffled = jax.random.fold_in(jax.random.fold_in(key, state.step), 0)
+        return _scan(lambda s, b: step(s, key, b), state, data, batch_size, shuffled, order)
 
     return Trainer(init, step, epoch)
 
