@@ -289,25 +289,6 @@ def over_pairs(matrix: jax.Array, inside=None) -> jax.Array:
     return jnp.where(pairs, matrix * weights, 0).sum() / weights.sum()
 
 
-class Parts(NamedTuple):
-    """Squared error of the probabilities: sum over classes, mean over inputs."""
-
-    error: jax.Array  # of the mean of all members
-    variance: jax.Array  # v: of a member's own errors, mean over members
-    covariance: jax.Array  # c: of two members' errors, mean over pairs; NaN for a single member
-
-
-def squared_error_parts(p: jax.Array, labels: jax.Array) -> Parts:
-    """What members' errors add up to: probabilities [K, N, C].
-
-    error = v / K + (K - 1) c / K, exactly: an average over these members, not an expectation
-    (Goodfellow et al. 2016, equations 7.50 and 7.51, where errors have mean 0; here v and c are
-    second moments, so that no such assumption is needed).
-    """
-    error = jnp.square(p.mean(0) - jax.nn.one_hot(labels, p.shape[2], dtype=p.dtype))
-    return Parts(error.sum(1).mean(), *moments(error_products(p, labels)))
-
-
 def error_products(p: jax.Array, labels: jax.Array) -> jax.Array:
     """Scalar products of two members' errors, mean over inputs: [K, N, C] -> [K, K]."""
     chex.assert_rank(p, 3)
@@ -319,7 +300,11 @@ def error_products(p: jax.Array, labels: jax.Array) -> jax.Array:
 def moments(products: jax.Array, inside=None) -> tuple[jax.Array, jax.Array]:
     """(v, c) of `error_products`: mean over members, and over pairs of different members.
 
-    `inside` [K], 0 or 1: the members that count, None for all.
+    The squared error of the members' mean is v / K + (K - 1) c / K, exactly (`expected_error`): an
+    average over these members, not an expectation (Goodfellow et al. 2016, equations 7.50 and 7.51,
+    where errors have mean 0; here v and c are second moments, so that no such assumption is
+    needed). c is NaN for a single member. `inside` [K], 0 or 1: the members that count, None for
+    all.
     """
     if inside is None:
         inside = jnp.ones(len(products), products.dtype)

@@ -82,16 +82,22 @@ def masks(record):
     spread = np.nanmedian(record["mask_variance"].values)
     axes[0].plot(number, spread / number, marker="o", markersize=4, label="mean of m masks "
                  "(variance of a mask / m)", **plots.style(0))  # fmt: skip
+    far = {}
     for i, predictor in enumerate(("weight scaling", "scaled twice"), 1):
         values = claims.distance_from_masks(record, predictor)
         axes[0].axhline(np.nanmedian(values), label=predictor, linewidth=1.8, **plots.style(i))
+        far[predictor] = record["predictor_geometric_distance"].sel(predictor=predictor).values
+        axes[0].axhline(np.nanmedian(far[predictor]), label=f"{predictor}, from the geometric mean",
+                        linewidth=0.9, **plots.style(i))  # fmt: skip
     if np.isfinite(axes[0].dataLim.intervaly).all():
         plots.logarithmic(axes[0], "xy")
-    away = [claims.distance_from_masks(record, name) for name in ("weight scaling", "scaled twice")]
-    once, again = (_median(record["mask_variance"].values / np.where(d > 0, d, np.nan), "{:.2g}")
-                   for d in away)  # fmt: skip
-    plots.labels(axes[0], f"Weight scaling is as near as the mean of {once} masks, twice: {again}",
-                 "masks averaged", "squared distance from the mean over masks")  # fmt: skip
+    ratio = claims.distance_over_variance(record)
+    as_many = _median(1 / np.where(ratio > 0, ratio, np.nan), "{:.2g}")
+    times = _median(far["scaled twice"] / far["weight scaling"], "{:.2g}")
+    plots.labels(
+        axes[0], f"As near as {as_many} masks; scaled twice {times} times as far from geometric",
+        "masks averaged", "squared distance from the mean over masks",
+    )  # fmt: skip
     for axis, name, factor, unit, words in (
         (axes[1], "error", 100, "%", "test error (%)"),
         (axes[2], "negative_log_likelihood", 1, " nat", "negative log likelihood (nat)"),
@@ -183,9 +189,11 @@ def diversity(record):
         2, ("models", of(record, "disagreement"), of(record, "members_error"), apart,
             "test error of all (%)", "error"),
     )  # fmt: skip
+    whole_set = _median(claims.error_with_diversity_on_whole_set(record), "{:.2f}")
     for axis, (kind, x, y, x_words, y_words, name) in zip(axes[:5], panels, strict=True):
         _points(axis, record, kind, x, y)
         found = _median(claims.rank_correlation(x, y), "{:.2f}")
+        found += f" (own rows left out: {whole_set})" if name == "error" else ""
         plots.labels(axis, f"{kind.capitalize()}: rank correlation with {name} {found}", x_words,
                      y_words, legend=axis in (axes[0], axes[3]))  # fmt: skip
     ratios = []
@@ -272,10 +280,10 @@ def table(record):
     made, (axis,) = plots.figure(1, 1, 11.5, 4.4)
     heads = (
         "predictor", "test error", "negative log\nlikelihood (nat)", "calibration\nerror",
-        "parameters\n(kB)", "training cost\n(million products)", "passes to\npredict",
+        "parameters\n(kB)", "training cost (million\ngradients x weights)", "passes to\npredict",
     )  # fmt: skip
     shown = axis.table(rows_of_table(record), colLabels=heads, loc="center", cellLoc="right",
-                       colWidths=[0.33, *[0.11] * 6], edges="horizontal")  # fmt: skip
+                       colWidths=[0.3, *[0.11] * 4, 0.15, 0.11], edges="horizontal")  # fmt: skip
     shown.auto_set_font_size(False)
     shown.set_fontsize(9)
     shown.scale(1, 1.35)

@@ -98,11 +98,10 @@ def test_bagging_is_the_mean_of_separate_models():
 
 
 @in_float64
-def test_arrays_combine_as_predictors_do():
+def test_predictions_combine_with_their_weights():
     rng = np.random.default_rng(9)
     p, weights = softmax(rng.normal(0, 3, (6, 5, 3))), rng.dirichlet(np.ones(6))
     log_p, log_weights = jnp.log(jnp.asarray(p)), jnp.log(jnp.asarray(weights))
-    many = ensembles.Ensemble(lambda logits, x: logits, log_p, log_weights)
     by_hand = {
         "arithmetic": np.tensordot(weights, p, 1),
         "geometric": softmax(np.tensordot(weights, np.log(p), 1)),
@@ -110,9 +109,6 @@ def test_arrays_combine_as_predictors_do():
     for mean, expected in by_hand.items():
         found = ensembles.combine(log_p, log_weights, mean)
         np.testing.assert_allclose(np.exp(found), expected, rtol=1e-12)
-        # A predictor takes its members in blocks, here of two.
-        streamed = ensembles.average(many, mean)(jnp.zeros((5, 1)))
-        np.testing.assert_allclose(streamed, found, rtol=1e-12)
     inside = jnp.array([[1.0, 0, 1, 0, 0, 1], [0, 1, 0, 0, 0, 0]])
     found = jax.vmap(ensembles.combine, (None, 0))(log_p, ensembles.of_subsets(inside))
     np.testing.assert_allclose(np.exp(found), [p[[0, 2, 5]].mean(0), p[1]], rtol=1e-12)
@@ -174,27 +170,35 @@ def test_diversity_by_hand():
     assert np.isnan(ensembles.over_pairs(always))
 
 
+@jax.jit
+def parts(p, labels):
+    return ensembles.moments(ensembles.error_products(p, labels))
+
+
+def squared_error(p, labels):
+    """Of the mean of members' probabilities [K, N, C]."""
+    return np.square(p.mean(0) - np.eye(p.shape[2])[labels]).sum(1).mean()
+
+
 @given(st.integers(0, 10**6), st.sampled_from([1, 4]))
 def test_squared_error_is_v_over_k_and_c(seed, members):
     rng = np.random.default_rng(seed)
+    p, labels = softmax(rng.normal(0, 3, (members, 9, 3))), rng.integers(0, 3, 9)
     with jax.enable_x64(True):
-        p = jnp.asarray(softmax(rng.normal(0, 3, (members, 9, 3))))
-        parts = ensembles.squared_error_parts(p, jnp.asarray(rng.integers(0, 3, 9)))
-        found = ensembles.expected_error(float(parts.variance), float(parts.covariance), members)
-        np.testing.assert_allclose(parts.error, found, rtol=1e-13)
+        found = ensembles.expected_error(*map(float, parts(p, labels)), members)
+    np.testing.assert_allclose(squared_error(p, labels), found, rtol=1e-13)
 
 
 def test_subsets_of_k_have_the_predicted_error_on_average():
     # Over all subsets of k of K members the mean error is that of v and c of all K.
     p, labels = softmax(np.random.default_rng(6).normal(0, 2, (5, 8, 3))), np.arange(8) % 3
     with jax.enable_x64(True):
-        parts = ensembles.squared_error_parts(jnp.asarray(p), jnp.asarray(labels))
+        both = [float(part) for part in parts(p, labels)]
     for k in range(1, 6):
         errors = [
-            ((p[list(rows)].mean(0) - np.eye(3)[labels]) ** 2).sum(1).mean()
-            for rows in itertools.combinations(range(5), k)
+            squared_error(p[list(rows)], labels) for rows in itertools.combinations(range(5), k)
         ]
-        expected = ensembles.expected_error(float(parts.variance), float(parts.covariance), k)
+        expected = ensembles.expected_error(*both, k)
         assert np.mean(errors) == pytest.approx(expected, rel=1e-12)
 
 
@@ -207,8 +211,8 @@ def test_windows_of_a_ring_are_subsets_that_favour_no_member():
     with jax.enable_x64(True):
         products = ensembles.error_products(jnp.asarray(p), jnp.asarray(labels))
         found = ensembles.moments(products, jnp.asarray(windows[2, 4], jnp.float64))
-        own = ensembles.squared_error_parts(jnp.asarray(p[rows]), jnp.asarray(labels))
-    np.testing.assert_allclose(found, own[1:], rtol=1e-12)
+        own = parts(p[rows], labels)
+    np.testing.assert_allclose(found, own, rtol=1e-12)
 
 
 def test_bootstrap_rows_leave_a_part_out():
