@@ -193,8 +193,8 @@ def diversity(record):
     for axis, (kind, x, y, x_words, y_words, name) in zip(axes[:5], panels, strict=True):
         _points(axis, record, kind, x, y)
         found = _median(claims.rank_correlation(x, y), "{:.2f}")
-        found += f" (own rows left out: {whole_set})" if name == "error" else ""
-        plots.labels(axis, f"{kind.capitalize()}: rank correlation with {name} {found}", x_words,
+        found += f" ({whole_set} without own rows)" if name == "error" else ""
+        plots.labels(axis, f"{kind.capitalize()}: rank with {name} {found}", x_words,
                      y_words, legend=axis in (axes[0], axes[3]))  # fmt: skip
     ratios = []
     for kind in ("models", "masks"):
