@@ -24,8 +24,8 @@ from experiments import dropout_batchnorm_runs as runs
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 TOY = (
-    "--compilation_cache_dir=", "--devices=1", "--num_seeds=2", "--widths=6,5", "--epochs=2",
-    "--block=1", "--train_size=60", "--batch_size=20", "--rates=0.1,0.5", "--drops=0,0.2,0.5",
+    "--compilation_cache_dir=", "--devices=1", "--num_seeds=2", "--widths=12,10", "--epochs=2",
+    "--block=1", "--train_size=60", "--batch_size=20", "--rates=0.05,0.2", "--drops=0,0.2,0.5",
     "--start_depth=2", "--start_width=16", "--start_inputs=400",
 )  # fmt: skip
 ARMS = ["after", "after_recalibrated", "before", "before_recalibrated", "none"]
