@@ -336,6 +336,16 @@ def _finite_or_nan(low: float, high: float) -> Interval:
 # --- many claims at once ---------------------------------------------------------------------
 
 
+def rank_correlation(x, y) -> np.ndarray:
+    """Spearman's, over the first axis of [n, ...]; NaN where a side does not vary, or has a NaN."""
+    from scipy.stats import rankdata
+
+    x, y = (rankdata(a, axis=0, nan_policy="propagate") for a in (x, y))
+    x, y = x - x.mean(0), y - y.mean(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (x * y).sum(0) / np.sqrt((x * x).sum(0) * (y * y).sum(0))
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment of p-values, in the order given (Holm 1979).
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from dlstudy import ensembles
 from dlstudy.claims import Claim, combine
+from dlstudy.stats import rank_correlation
 
 # -- parts of statistics
 
@@ -29,20 +30,6 @@ def best_by_tuning(record, arm: str) -> np.ndarray:
     tune = own["tune_error"].transpose("k", "seed").values.astype(float)
     index = np.where(np.isfinite(tune), tune, np.inf).argmin(0)
     return own["error"].transpose("k", "seed").values[index, np.arange(len(index))].astype(float)
-
-
-def ranks(values) -> np.ndarray:
-    """Ranks along the first axis, ties averaged; NaN stays."""
-    from scipy.stats import rankdata
-
-    return rankdata(values, axis=0, nan_policy="propagate")
-
-
-def rank_correlation(x, y) -> np.ndarray:
-    """Spearman's, over the first axis of [n, S]; NaN where a side does not vary."""
-    x, y = (a - a.mean(0) for a in map(ranks, (x, y)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (x * y).sum(0) / np.sqrt((x * x).sum(0) * (y * y).sum(0))
 
 
 def members_of(record, kind: str) -> list[str]:

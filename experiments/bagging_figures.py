@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 
 from dlstudy import ensembles
+from dlstudy.stats import rank_correlation
 from experiments import bagging_claims as claims
 
 WORDS = {
@@ -192,7 +193,7 @@ def diversity(record):
     whole_set = _median(claims.error_with_diversity_on_whole_set(record), "{:.2f}")
     for axis, (kind, x, y, x_words, y_words, name) in zip(axes[:5], panels, strict=True):
         _points(axis, record, kind, x, y)
-        found = _median(claims.rank_correlation(x, y), "{:.2f}")
+        found = _median(rank_correlation(x, y), "{:.2f}")
         found += f" ({whole_set} without own rows)" if name == "error" else ""
         plots.labels(axis, f"{kind.capitalize()}: rank with {name} {found}", x_words,
                      y_words, legend=axis in (axes[0], axes[3]))  # fmt: skip

@@ -10,6 +10,7 @@ smallest effects worth having, fixed with their reasons before the first run.
 import numpy as np
 
 from dlstudy.claims import Claim, combine
+from dlstudy.stats import rank_correlation
 from experiments.batchnorm_theory import LIMIT
 
 LEARNED = 0.5  # of the loss before training: a run that ends below has learned
@@ -423,13 +424,9 @@ def spreads(record, order: str) -> np.ndarray:
 
 def _rank_correlation(record, of) -> np.ndarray:
     """Of of(order) [sizes, S] and the spread of the statistics, over sizes and orders, [S]."""
-    from scipy.stats import rankdata
-
     orders = [str(order) for order in record.order.values]
-    ranks = []
-    for values in ([of(order) for order in orders], [spreads(record, order) for order in orders]):
-        ranks.append(rankdata(np.concatenate(values), axis=0, nan_policy="propagate"))
-    return np.array([np.corrcoef(*pair)[0, 1] for pair in zip(ranks[0].T, ranks[1].T, strict=True)])
+    both = ([of(order) for order in orders], [spreads(record, order) for order in orders])
+    return rank_correlation(*(np.concatenate(values) for values in both))
 
 
 def degradation_correlation(record):

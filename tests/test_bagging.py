@@ -415,15 +415,6 @@ def test_masks_are_those_of_the_share_that_was_chosen():
     np.testing.assert_array_equal(claims.masks_disagree(record), [0.2, 0.3, np.nan])
 
 
-def test_rank_correlation_is_spearmans():
-    from scipy.stats import spearmanr
-
-    x, y = np.random.default_rng(0).integers(0, 4, (2, 6, 3)).astype(float)
-    expected = [spearmanr(x[:, i], y[:, i]).statistic for i in range(3)]
-    np.testing.assert_allclose(claims.rank_correlation(x, y), expected, rtol=1e-12)
-    assert np.isnan(claims.rank_correlation(x * 0, y)).all()
-
-
 def test_verdicts_follow_the_record():
     found = {v.id: v.verdict for v in judge(bagging.CLAIMS, example())}
     assert found["3.2b2"] == found["3.2c"] == "conditional"

@@ -126,6 +126,8 @@ def test_before_training_the_ratios_are_known(record):
         record["start_alone"], record["start_predicted"], rtol=0.12
     )  # 400 draws
     np.testing.assert_allclose(half["start_predicted"], half["start_mistaken"], rtol=1e-5)
+    mistaken = record["start_mistaken"] / record["start_alone"] - 1  # p in the place of keep
+    assert (np.abs(mistaken.sel(start_p=0.2)) > 0.2).all()
     np.testing.assert_allclose(half["start_met"][1], claims.RECTIFIED**2, atol=0.06)
 
 
@@ -203,7 +205,6 @@ def example(seeds=20):
         "ratio": (by_layer, ratio), "zeros": (by_layer, zeros), "spread": (by_layer, spread),
         "roughness": (("network", *run), rough), "start_met": (start, met),
         "start_alone": (start, np.ones_like(met)), "start_predicted": (start, met / met * 1.01),
-        "start_mistaken": (start, met / met * 2),
     }  # fmt: skip
     coords = {"arm": ARMS, "network": ["after", "before", "none"], "order": ["after", "before"],
               "p": p, "rate": [1.0, 2.0], "seed": np.arange(seeds), "layer": [1, 2],
@@ -217,13 +218,15 @@ EXPECTED = {
     claims.start_ratio: 0,
     claims.start_deeper: 0,
     claims.formula_error: 0.01,
-    claims.formula_error_mistaken: 1,
     claims.shift_spared: 1.5,  # octaves: mean of 0 and -1, less -2
     claims.shift_left: 1,
     claims.shift_without: 0,
     claims.recalibration_gain: 0.02,
     claims.cost_left: 0.01,
-    claims.sparser: 0.75,
+    claims.order_cost_of_dropout: 0.02,
+    claims.cost_left_of_dropout: 0,
+    claims.fails_with_sparsity: 13.5 / math.sqrt(13.5 * 15.5),  # ranks 2 2 2 5 5 5 and 2 2 2 5 6 4
+    claims.fails_with_sparsity_before: np.nan,  # as many zeros at every rate of dropping
     claims.fails_more: (0.5 - 0.06) - 0,
     claims.fails_more_without: (0.5 - 0.04) - 0,
     claims.rougher: 2,
@@ -244,7 +247,8 @@ def test_a_statistic_is_the_number_read_off(statistic):
 
 def test_verdicts_follow_the_record():
     found = {v.id: v.verdict for v in judge(dropout_batchnorm.CLAIMS, example())}
-    assert found["3.5a1"] == found["3.5d"] == found["3.5f"] == "conditional"
+    assert found["3.5a1"] == found["3.5f"] == "conditional"
+    assert found["3.5a6"] == found["3.5d"] == "supported"
     assert found["3.5a2"] == found["3.5c"] == found["3.5b"] == found["3.5g"] == "supported"
 
 

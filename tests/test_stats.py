@@ -542,3 +542,12 @@ def test_power_and_mean_seeds_where_nine_of_ten_seeds_lie_beyond():
     exact = float(by_look[0])
     assert np.mean(at_first == "supported") == pytest.approx(exact, abs=4 * standard_error(exact))
     assert np.mean(verdicts_by(PLAN, x, 0, "above") == "supported") > 0.999
+
+
+def test_rank_correlation_is_spearmans():
+    from scipy.stats import spearmanr
+
+    x, y = np.random.default_rng(0).integers(0, 4, (2, 6, 3)).astype(float)
+    expected = [spearmanr(x[:, i], y[:, i]).statistic for i in range(3)]
+    np.testing.assert_allclose(stats.rank_correlation(x, y), expected, rtol=1e-12)
+    assert np.isnan(stats.rank_correlation(x * 0, y)).all()
