@@ -244,8 +244,8 @@ def gap(record):
     title = f"Training loss in the largest batches: {largest[0]} i.i.d., {largest[2]} by class"
     plots.labels(axes[1], title, "batch size", "training loss, running statistics (nat)",
                  legend=False)  # fmt: skip
-    _about(made, record, "training images, each size and order at the rate with the lowest tuning "
-           "loss")  # fmt: skip
+    _about(made, record, "training images, rates by the tuning loss: left with batch, right with "
+           "running statistics")  # fmt: skip
     return made
 
 
@@ -349,8 +349,8 @@ def degradation(record):
     plots.labels(axes[1], title, "spread of batch means in training (standard deviations)",
                  "the same to recalibrated statistics (points)", legend=False)  # fmt: skip
     made.supxlabel(
-        f"{record.sizes['seed']} seeds, each batch size and order at its best rate; lost from "
-        "test batches like those of training",
+        f"{record.sizes['seed']} seeds, each batch size and order at the rate that is best with "
+        "batch statistics; lost from test batches like those of training",
         fontsize=8,
     )
     return made

@@ -54,6 +54,7 @@ VARIABLES = {
     "size_loss": ((*_SIZE, "split", "mode"), "nat", "loss at the end by split and statistics, BN"),
     "size_error": ((*_SIZE, "split", "mode"), "1", "share misclassified at the end, BN"),
     "own_train_loss": (_SIZE, "nat", "training loss in batches like those of training, BN"),
+    "own_tune_loss": (_SIZE, "nat", "tuning loss in batches like those of training, BN"),
     "own_test_error": (_SIZE, "1", "test error in batches like those of training, BN"),
     "mean_spread": ((*_SIZE, "bn_layer"), "1",
                     "spread of batch means, over the standard deviation of all images, BN"),
@@ -130,8 +131,8 @@ def _at_sizes(config, rows: dict[str, list[dict]]) -> dict:
     by_size = lambda stage, of: np.stack([fold(of(row), dims) for row in rows[stage]])  # noqa: E731
     found = {
         name: by_size("sizes_bn", lambda row, name=name: row[name])
-        for name in ("own_train_loss", "own_test_error", "mean_spread", "variance_spread",
-                     "probe_sd", "last_mean", "last_sd")
+        for name in ("own_train_loss", "own_tune_loss", "own_test_error", "mean_spread",
+                     "variance_spread", "probe_sd", "last_mean", "last_sd")
     }  # fmt: skip
     plain = rows["sizes_none"][0]
     for name in ("last_mean", "last_sd"):

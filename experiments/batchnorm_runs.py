@@ -76,6 +76,11 @@ def test_sizes(config, count: int) -> list[int]:
     return [*(size for size in config.test_sizes if size < count), count]
 
 
+def batches_of(rows, size: int):
+    """Orders [D, N] of examples cut into batches [M, size]; what is left of each is dropped."""
+    return rows[:, : rows.shape[1] // size * size].reshape(-1, size)
+
+
 class Study:
     """The data on the device, and the programs over seeds."""
 
@@ -226,10 +231,7 @@ class Study:
 
     def errors_in_batches(self, network, params, split, rows, size: int):
         """Errors with the statistics of batches of a size, for orders [D, N] of the examples."""
-        whole = rows.shape[1] // size * size
-        _, error, _ = networks.in_batches(
-            network, params, split, rows[:, :whole].reshape(-1, size)
-        )  # fmt: skip
+        _, error, _ = networks.in_batches(network, params, split, batches_of(rows, size))
         return error.reshape(len(rows), -1).mean(1)
 
     def at_test_sizes(self, network, params, splits, key):
@@ -273,15 +275,18 @@ class Study:
     def as_trained(self, network, params, size: int, ordered, key, splits) -> dict:
         """What happens in batches like those of training, of training and of test images."""
         of_train, of_test = jax.random.split(jax.random.fold_in(key, 6))
+        of_tune = jax.random.fold_in(key, 7)
         rows = self.cut(splits["train"], ordered, of_train, 1)[0]
-        rows = rows[: len(rows) // size * size].reshape(-1, size)
+        rows = batches_of(rows[None], size)
         loss, _, statistics = networks.in_batches(network, params, splits["train"], rows)
         of_mean, of_variance = networks.spread(statistics)
         few = jax.tree.map(lambda a: a[:: -(-len(rows) // PROBED)], statistics)
         probe = jax.tree.map(lambda a: a[:COMPARED], splits["tune"])
         seen = jax.vmap(lambda own: network.loss(params, probe, own))(few)
         cut = self.cut(splits["test"], ordered, of_test, self.config.test_draws)
+        tune = batches_of(self.cut(splits["tune"], ordered, of_tune, 1), size)
         return {
+            "own_tune_loss": networks.in_batches(network, params, splits["tune"], tune)[0].mean(),
             "own_train_loss": loss.mean(),
             "mean_spread": of_mean,
             "variance_spread": of_variance,

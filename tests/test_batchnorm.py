@@ -299,7 +299,7 @@ def test_a_seed_alone_is_the_seed_among_others(record):
     )
     dims = {"order": len(records.ORDERS), "rate": len(config.size_rates)}
     found = record.sel(size=100, seed=1)
-    for name in ("own_train_loss", "own_test_error", "mean_spread", "probe_sd", "last_sd"):
+    for name in ("own_train_loss", "own_tune_loss", "own_test_error", "mean_spread", "last_sd"):
         np.testing.assert_array_equal(records.fold(row[name], dims)[:, :, 0], found[name])
     loss = records.fold(row["test_loss"], dims)[:, :, 0]
     np.testing.assert_array_equal(loss, found["size_loss"].sel(split="test"))
@@ -370,6 +370,27 @@ def test_accuracy_lost_and_its_correlation_with_the_spread(record):
     np.testing.assert_allclose(claims.recalibration_gain(made), 0.15, rtol=1e-6)
     made["size_error"].loc[{"split": "test", "mode": "running"}] = 0.1 - expand / 20
     np.testing.assert_allclose(claims.degradation_correlation(made), -1)
+
+
+def test_what_is_lost_is_judged_at_rates_chosen_with_batch_statistics(record):
+    made = record.copy(deep=True)
+    made["own_tune_loss"][:] = np.array([0.2, 0.3])[:, None]  # of the two rates
+    made["size_loss"].loc[{"split": "tune", "mode": "running"}] = np.array([0.5, 0.4])[:, None]
+    made["own_test_error"][:] = 0.1
+    made["size_error"].loc[{"split": "test", "mode": "running"}] = np.array([0.5, 0.1])[:, None]
+    np.testing.assert_allclose(claims.lost_by_class(made), 0.4)
+    np.testing.assert_allclose(claims.lost_by_running(made), 0, atol=1e-9)
+    made["own_train_loss"][:] = np.array([1.0, 2.0])[:, None]
+    made["size_loss"].loc[{"split": "train", "mode": "running"}] = np.array([1.5, 2.1])[:, None]
+    np.testing.assert_allclose(claims.gaps(made, "few"), 0.5)
+    np.testing.assert_allclose(claims.gaps(made, "few", "running"), 0.1, rtol=1e-5)
+
+
+def test_tuning_losses_in_batches_are_finite_and_not_those_of_running_statistics(record):
+    own = record["own_tune_loss"].sel(order="iid").values
+    running = record["size_loss"].sel(order="iid", split="tune", mode="running").values
+    assert np.isfinite(own).all()
+    assert (own != running).all()
 
 
 def test_gaps_slopes_and_ghosts_are_read_off(record):
