@@ -378,7 +378,7 @@ def _beside(id, sentence, pair, conditions, direction, threshold, reason, **more
                   control=_claim(id, sentence, **control, **more))  # fmt: skip
 
 
-_TENTH = "0.15 octaves: a tenth, several times the sampling error of the standard deviation"
+_TENTH = "0.15 octaves: a tenth; the law is exact, and what is off is the scatter of the draws"
 _OCTAVE = "a factor of two"
 _HALF = "half an octave: a factor of 1.4"
 _TUNED = ("with the rate tuned for each size", "with one rate for all sizes")

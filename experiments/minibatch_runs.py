@@ -385,7 +385,8 @@ class Study:
             *((b, False, config.rates_beyond) for b in config.batch_sizes),
             *((b, True, config.rates) for b in config.levels),
         ]
-        every = max(1, config.stable_steps // min(config.looks, 5))
+        # Rounded up, so that there are no more looks than there is room for.
+        every = -(-config.stable_steps // min(config.looks, 5))
 
         def advance(unit, state):
             size, gaussian, rates = arms[unit]

@@ -21,7 +21,7 @@ TOY = (
     "--compilation_cache_dir=", "--devices=1", "--num_seeds=2", "--widths=5",
     "--batch_sizes=2,8,1437", "--small_batch=2", "--large_batch=8", "--rates=0.5",
     "--checkpoints=0,3", "--reference_batch=8", "--draws=4", "--target=2.2", "--step_limit=24",
-    "--example_limit=64", "--looks=12", "--stable_steps=4", "--levels=2", "--epochs=1",
+    "--example_limit=64", "--looks=8", "--stable_steps=9", "--levels=2", "--epochs=1",
     "--cost_sizes=1,8", "--cost_calls=2",
 )  # fmt: skip
 
