@@ -807,7 +807,7 @@ CLAIMS = (
         ),
     ),
     _claim(
-        "3.4j", "(added) A learning rate chosen with running statistics spares that loss",
+        "3.4j", "(added) At a rate chosen with running statistics the switch costs nothing",
         lost_by_running, "below", 0.02, "two percent", section="3 (4)", figure="degradation",
         arms=("sizes",), condition="after batches of about four classes",
     ),
