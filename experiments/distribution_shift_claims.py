@@ -109,7 +109,7 @@ def batch_robust(record):
 
 # -- the claims
 
-_POINTS = "two percentage points, about half of the clean error"
+_POINTS = "two percentage points"
 _SLIGHT = "two percentage points: more is not slight"
 
 

@@ -301,7 +301,7 @@ CLAIMS = (
             ),
             _claim(
                 "3.1a4", "Units are less correlated", less_correlated, "above", 0.02,
-                "a tenth of the 0.2 that is usual", figure="correlation", arms=_TRAINED,
+                "a fiftieth of the whole scale", figure="correlation", arms=_TRAINED,
                 trap="units that never change have no correlation: they are left out",
             ),
         ),
@@ -389,7 +389,7 @@ CLAIMS = (
         (
             _claim(
                 "3.1d1", "The test error is lower on all training images", gain, "above", 0.005,
-                "half an image in a hundred, a sixth of the error without", figure="test_error",
+                "half an image in a hundred", figure="test_error",
                 arms=("plain", "dropout"),
                 trap="rates chosen by tuning loss: without dropout that is a rate with more errors",
             ),

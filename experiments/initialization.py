@@ -3,7 +3,7 @@
 Source: problem 2 (4), "Algorithm 8.4", which describes the book's section 8.4. Deep ReLU networks
 with weights drawn in eight ways and three biases: second moments of activations and gradients layer
 by layer, against what expectation and median over draws say. Then networks of 30 layers learn
-digits at rates over four decades, with momentum, which has one rate for all weights, and with
+digits at a grid of learning rates, with momentum, which has one rate for all weights, and with
 Adam, which scales every weight's step by itself.
 
     python -m experiments.initialization --flagfile=experiments/flags/initialization.txt
