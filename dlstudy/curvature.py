@@ -10,6 +10,10 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+RESIDUAL = 1e-2  # of an eigenvalue, relative: above, it is no number
+LEFT_OUT = 0.05  # of eigenvalues: where more are none, nothing can be said of the rest
 
 
 def hessian_product(loss, params, vector):
@@ -133,3 +137,25 @@ def largest_eigenpair(
     )
     vector = basis.T @ weights
     return Eigenpair(value, vector / jnp.linalg.norm(vector), residual, k, done)
+
+
+def converged(values, relative_residuals, what: str, counted=True) -> np.ndarray:
+    """The eigenvalues that are ones: NaN where the relative residual is above `RESIDUAL`.
+
+    Args:
+      values: float[...], eigenvalues.
+      relative_residuals: float[...], |A v - value v| over |value|; NaN counts as too large.
+      what: their name, for the message.
+      counted: bool[...], which of them the share is taken of, such as those of runs that did not
+        diverge.
+
+    Raises:
+      ValueError: more than `LEFT_OUT` of the counted have too large a residual, so that what is
+        left may be a selection.
+    """
+    bad = ~(np.asarray(relative_residuals) <= RESIDUAL)
+    counted = np.broadcast_to(counted, bad.shape)
+    share = bad[counted].mean() if counted.any() else 0.0
+    if share > LEFT_OUT:
+        raise ValueError(f"{share:.0%} of the {what} values have too large a residual")
+    return np.where(bad, np.nan, values)

@@ -1,5 +1,6 @@
 """Starts jax with one layout: how many devices share the seeds, and how."""
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -111,3 +112,20 @@ def cache_folder() -> str:
     """Where compiled programs are kept by default."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return f"{base}/dlstudy/jax"
+
+
+@contextlib.contextmanager
+def without_compilation_cache():
+    """Compiles here and now, whatever the disk holds: for what times compilation."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        # The cache looks at its setting only when it begins.
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()

@@ -50,7 +50,9 @@ class Config:
     )
 
     checkpoints: tuple[int, ...] = setting(
-        (0, 10, 40, 160, 640), "steps of a run after which gradient noise is measured", low=0
+        (0, 10, 20, 40, 80, 160, 640),
+        "steps of a run after which gradient noise is measured",
+        low=0,
     )
     reference_batch: int = setting(64, "batch size of that run", "examples", low=1)
     draws: int = setting(64, "batches drawn of each size, for the noise", low=2)
@@ -75,8 +77,10 @@ class Config:
     cost_sizes: tuple[int, ...] = setting(
         (1, 4, 16, 64, 256, 1437), "batch sizes whose memory and speed are measured", low=1
     )
-    cost_examples: int = setting(16000, "examples of a turn of the clock", "examples", low=1)
-    cost_calls: int = setting(400, "at most so many calls of a turn", low=1)
+    cost_examples: int = setting(
+        16000, "examples of a turn of the clock, of each size", "examples", low=1
+    )
+    cost_calls: int = setting(400, "at most so many steps of a turn", low=1)
     measure_cost: bool = setting(True, "measure speed (a few seconds)", local=True)
 
     def check(self):
@@ -133,7 +137,7 @@ class Config:
             "shared": len(self.batch_sizes),
             "stable": 2 * len(self.batch_sizes) + len(self.levels),
             "ends": 3,
-            "cost": len(self.cost_sizes),
+            "cost": 1,
         }
 
 
@@ -176,7 +180,7 @@ def plan(config: Config, seeds: int, devices: int) -> Plan:
     taken += config.epochs * examples * lanes * (2 + large / small)
     # Of one core of a 2.6 GHz AMD EPYC (Zen 4).
     seconds = 25 + seeds / devices * taken * weights * 2.6e-10
-    seconds += 0.02 * seeds * len(config.cost_sizes) * config.measure_cost
+    seconds += 0.05 * seeds * len(config.cost_sizes) * config.measure_cost
     return Plan(
         [
             f"{examples} images of {config.data}; {len(config.widths)} hidden layers, "

@@ -252,7 +252,9 @@ def cost(record):
     made, (left, right) = plots.figure(2)
     size = record.cost_batch.values.astype(float)
     speed = claims.values_of(record, "speed")
-    plots.seeds_over(left, size, speed.T, "the compiled step", 0, marker="o")
+    plots.seeds_over(left, size, speed.T, "steps chained in one program", 0, marker="o")
+    called = claims.values_of(record, "called_speed")
+    plots.seeds_over(left, size, called.T, "each step a call from Python", 2, marker="^")
     left.plot(size, record["first_speed"].values, marker="s", markersize=4,
               label="with the call that compiles", **plots.style(1))  # fmt: skip
     first = np.nanmedian(speed[0])

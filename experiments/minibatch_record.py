@@ -147,13 +147,16 @@ def assemble(config, seeds, rows: dict):
 
     cost = stacked["cost"]
     variables |= {
-        "memory": (("cost_batch",), cost["memory"][:, 0],
+        "memory": (("cost_batch",), cost["memory"][0, 0],
                    about("MiB", "arguments, results and scratch of a compiled step")),
-        "speed": (("cost_batch", "seed"), cost["speed"],
-                  about("examples/s", "examples a second of the compiled step, a turn per seed")),
-        "first_speed": (("cost_batch",), cost["first_speed"][:, 0],
-                        about("examples/s", "the same of the first call, which compiles")),
+        "first_speed": (("cost_batch",), cost["first_speed"][0, 0],
+                        about("examples/s", "examples a second of a first call, which compiles")),
     }  # fmt: skip
+    for name, words in (("speed", "steps chained in one program"),
+                        ("called_speed", "steps that are calls from Python")):  # fmt: skip
+        variables[name] = ("cost_batch", "seed"), last(cost[name])[0], about(
+            "examples/s", f"examples a second of {words}, a turn per seed"
+        )  # fmt: skip
     coords = {
         "batch": list(config.batch_sizes),
         "rate": list(config.rates),

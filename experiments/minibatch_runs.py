@@ -13,6 +13,7 @@ from dlstudy.data import Data
 from dlstudy.host import Host
 from dlstudy.stages import run_stage
 from experiments import minibatch_record as records
+from experiments.devices import without_compilation_cache
 
 WIDTHS = (16, 256)  # rows of a program; a batch of any size up to these is a mask over them
 RESCALING = 4.0  # a power of two: the copy's outputs are the same to the bit
@@ -28,6 +29,7 @@ class Task(NamedTuple):
     every: jax.Array  # int32[], steps between two looks at the full loss
     looks: jax.Array  # int32[], after so many it ends
     target: jax.Array  # float32[], it ends once any rate has brought the full loss below
+    first: jax.Array  # int32[], steps taken before: where in its epoch it goes on
 
 
 class Descent(NamedTuple):
@@ -145,7 +147,8 @@ class Programs(NamedTuple):
 
         def look(carry):
             state, found, before, after = carry
-            state = jax.lax.fori_loop(found * task.every, (found + 1) * task.every, step, state)
+            begin = task.first + found * task.every
+            state = jax.lax.fori_loop(begin, begin + task.every, step, state)
             both = jax.tree.map(lambda *a: jnp.concatenate(a), *state[:2])
             now, then = jax.vmap(lambda own: self.loss(own, self.train))(both).reshape(2, -1)
             return state, found + 1, before.at[found].set(then), after.at[found].set(now)
@@ -157,7 +160,7 @@ class Programs(NamedTuple):
             return (found < task.looks) & ~there
 
         unknown = jnp.full((self.config.looks, len(rates)), jnp.nan)
-        order = jnp.zeros(self.examples + width, jnp.int32)  # the first step draws one
+        order = self.shuffled(key, task.first // per_epoch, width)
         carry = ((lanes, lanes, order), jnp.int32(0), unknown, unknown)
         (lanes, _, _), _, before, after = jax.lax.while_loop(goes_on, look, carry)
         return Descent(before, after, lanes)
@@ -309,15 +312,15 @@ class Study:
         """The same rates for every seed, [S, R]."""
         return np.tile(np.array(rates, np.float32), (len(self.keys), 1))
 
-    def task(self, size, every, looks, target=-1.0, gaussian=False) -> Task:
+    def task(self, size, every, looks, target=-1.0, gaussian=False, first=0) -> Task:
         values = (np.int32(size), np.bool_(gaussian), np.int32(every), np.int32(looks),
-                  np.float32(target))  # fmt: skip
+                  np.float32(target), np.int32(first))  # fmt: skip
         return Task(*(np.full(len(self.keys), value) for value in values))
 
-    def descend(self, rates, size, every, looks, target=-1.0, gaussian=False, params=None):
+    def descend(self, rates, size, every, looks, target=-1.0, gaussian=False, params=None, first=0):
         """(losses before and after, float32[S, looks, R]; parameters at the end)."""
         program = self.descent(size, gaussian)
-        task = self.task(size, every, looks, target, gaussian)
+        task = self.task(size, every, looks, target, gaussian, first)
         start = self.params if params is None else params
         found = program(self.keys, start, self.rates_of(rates), task, self.splits)
         return np.asarray(found.before), np.asarray(found.after), found.params
@@ -337,8 +340,9 @@ class Study:
             row = self.measure(self.keys, params, number, self.splits)
             if legs[unit]:
                 _, _, lanes = self.descend(
-                    [config.shared_rate], config.reference_batch, legs[unit], 1, params=params
-                )
+                    [config.shared_rate], config.reference_batch, legs[unit], 1, params=params,
+                    first=config.checkpoints[unit],
+                )  # fmt: skip
                 params = jax.tree.map(lambda a: a[:, 0], lanes)
             return params, row
 
@@ -419,43 +423,86 @@ class Study:
         )
 
     def run_cost(self):
-        """Memory and speed of one step, compiled for each batch size on one device."""
+        """Memory and speed of a step, compiled for each batch size on one device.
+
+        Every turn of the clock takes all sizes one after another, so that what else the machine
+        does meanwhile falls on all of them.
+        """
         config, seeds = self.config, len(self.keys)
         params = jax.tree.map(lambda a: np.asarray(a[0]), self.params)
-        rate = np.float32(config.shared_rate)
-
         programs = Programs(config, self.model, self.splits)
+        timed = [Timed(programs, params, size) for size in config.cost_sizes]
 
-        def step(params, batch):
-            loss, gradient = jax.value_and_grad(programs.loss)(params, batch)
-            return loss, jax.tree.map(lambda p, g: p - rate * g, params, gradient)
+        def turn():
+            """Examples a second of each size: of steps in one program, and of calls."""
+            if not config.measure_cost:
+                return np.full((2, len(timed)), np.nan)
+            return np.array([[one.chained(), one.called()] for one in timed]).T
 
         def advance(unit, state):
-            size = config.cost_sizes[unit]
-            batch = jax.tree.map(lambda a: np.asarray(a[:size]), self.splits["train"])
-            begin = time.perf_counter()
-            compiled = jax.jit(step).lower(params, batch).compile()
-            here = jax.device_put((params, batch))
-            jax.block_until_ready(compiled(*here))
-            first = time.perf_counter() - begin  # what a first call of jit(step) takes
-            memory = compiled.memory_analysis()
-            bytes_ = sum(
-                getattr(memory, f"{part}_size_in_bytes") for part in ("temp", "output", "argument")
+            turns = np.stack([turn() for _ in range(seeds)])
+            memory, first = (
+                np.tile([getattr(one, name) for one in timed], (seeds, 1))
+                for name in ("memory", "first_speed")
             )
-            first_speed, speeds = np.full(seeds, np.nan), np.full(seeds, np.nan)
-            if config.measure_cost:
-                first_speed[:] = size / first
-                calls = max(5, min(config.cost_calls, config.cost_examples // size))
-                for s in range(seeds):
-                    begin = time.perf_counter()
-                    for _ in range(calls):
-                        last = compiled(*here)
-                    jax.block_until_ready(last)
-                    speeds[s] = calls * size / (time.perf_counter() - begin)
-            memory = np.full(seeds, bytes_ / 2**20)
-            return state, {"memory": memory, "speed": speeds, "first_speed": first_speed}
+            return state, {
+                "memory": memory,
+                "first_speed": first if config.measure_cost else first * np.nan,
+                "speed": turns[:, 0],
+                "called_speed": turns[:, 1],
+            }
 
         return self.stage("cost", advance, headline=lambda row: medians(row, "speed"))
+
+
+class Timed:
+    """One batch size's step on one device: what it takes in memory, and what the clock says.
+
+    Attributes:
+      memory: MiB of a step's arguments, results and scratch.
+      first_speed: examples a second of a first call, which compiles.
+    """
+
+    def __init__(self, programs: Programs, params, size: int):
+        config = programs.config
+        rate = np.float32(config.shared_rate)
+        self.size = size
+        self.steps = max(5, min(config.cost_calls, config.cost_examples // size))
+        batch = jax.tree.map(lambda a: np.asarray(a[:size]), programs.train)
+
+        def step(params, batch):
+            gradient = jax.grad(programs.loss)(params, batch)
+            return jax.tree.map(lambda p, g: p - rate * g, params, gradient)
+
+        def steps(params, batch):
+            return jax.lax.fori_loop(0, self.steps, lambda _, own: step(own, batch), params)
+
+        self.arguments = jax.device_put((params, batch))
+        with without_compilation_cache():  # which would read a program that is there already
+            begin = time.perf_counter()
+            self.step = jax.jit(step).lower(params, batch).compile()
+            jax.block_until_ready(self.step(*self.arguments))
+            self.first_speed = size / (time.perf_counter() - begin)
+        self.many = jax.jit(steps).lower(params, batch).compile()
+        jax.block_until_ready(self.many(*self.arguments))
+        memory = self.step.memory_analysis()
+        parts = ("temp", "output", "argument")
+        self.memory = sum(getattr(memory, f"{part}_size_in_bytes") for part in parts) / 2**20
+
+    def chained(self) -> float:
+        """Examples a second of steps in one program, each from where the last one ended."""
+        begin = time.perf_counter()
+        jax.block_until_ready(self.many(*self.arguments))
+        return self.steps * self.size / (time.perf_counter() - begin)
+
+    def called(self) -> float:
+        """Examples a second where each step is a call from Python."""
+        params, batch = self.arguments
+        begin = time.perf_counter()
+        for _ in range(self.steps):
+            params = self.step(params, batch)
+        jax.block_until_ready(params)
+        return self.steps * self.size / (time.perf_counter() - begin)
 
 
 def medians(row, *names) -> dict[str, float]:

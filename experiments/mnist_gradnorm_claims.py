@@ -7,13 +7,11 @@ effects worth having, fixed with their reasons before the first run.
 """
 
 import numpy as np
+import xarray
 
+from dlstudy import curvature
 from dlstudy.claims import Claim, combine
 from experiments.mnist_gradnorm_record import rate_arm
-
-MASK = 1e-2  # relative residual above which an eigenvalue is not used
-MASKED_SHARE = 0.05  # of eigenvalues, above which a claim cannot be judged
-
 
 # -- parts of statistics
 
@@ -60,11 +58,10 @@ def norm_by_epoch(record, arm="main"):
 def _eigenvalues(record, name):
     """Eigenvalues by epoch, those with too large a residual left out."""
     values, residual = in_arm(record, name), in_arm(record, f"{name}_residual")
-    bad = ~(residual <= MASK)
-    share = float(bad.where(record["diverged_step"].sel(arm="main") < 0).mean())
-    if share > MASKED_SHARE:
-        raise ValueError(f"{share:.0%} of the {name} values have too large a residual")
-    return values.where(~bad)
+    alive = record["diverged_step"].sel(arm="main") < 0
+    _, counted = xarray.broadcast(residual, alive)
+    counted = counted.transpose(*residual.dims).values
+    return values.copy(data=curvature.converged(values.values, residual.values, name, counted))
 
 
 def growth(values, record):

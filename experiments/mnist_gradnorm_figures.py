@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 
 from dlstudy import records
+from dlstudy.curvature import RESIDUAL
 from experiments import mnist_gradnorm_claims as claims
 
 EPOCH = "epoch"
@@ -248,7 +249,7 @@ def _usable(record, name):
     values = record[name].sel(arm="main")
     if f"{name}_residual" not in record:
         return values
-    return values.where(record[f"{name}_residual"].sel(arm="main") <= claims.MASK)
+    return values.where(record[f"{name}_residual"].sel(arm="main") <= RESIDUAL)
 
 
 def movement(record):

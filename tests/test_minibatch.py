@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,10 +63,10 @@ def programs(**settings):
     return runs.Programs(config, models.MLP((4,), 2), {"train": train})
 
 
-def task(size, every, looks, target=-1.0, gaussian=False):
+def task(size, every, looks, target=-1.0, gaussian=False, first=0):
     return runs.Task(
         jnp.int32(size), jnp.bool_(gaussian), jnp.int32(every), jnp.int32(looks),
-        jnp.float32(target),
+        jnp.float32(target), jnp.int32(first),
     )  # fmt: skip
 
 
@@ -127,6 +128,19 @@ def test_descent_is_algorithm_8_1_by_hand(started, width, size):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), ended, own
         )
+
+
+@pytest.mark.parametrize(("width", "size"), [(4, 4), (4, 1), (10, 4)])
+def test_legs_of_a_descent_are_one_descent(started, width, size):
+    """Those of 2, 3 and 6 steps are the 11: each goes on in the epoch where the last one ended."""
+    key, params = started
+    rates = jnp.array([0.3])
+    whole = descend(width)(key, params, rates, task(size, 11, 1)).params
+    own, first = params, 0
+    for steps in (2, 3, 6):
+        leg = descend(width)(key, own, rates, task(size, steps, 1, first=first))
+        own, first = jax.tree.map(lambda a: a[0], leg.params), first + steps
+    chex.assert_trees_all_equal(jax.tree.map(lambda a: a[0], whole), own)
 
 
 def test_descent_ends_at_the_target_or_when_all_is_lost(started):
@@ -196,7 +210,7 @@ def test_a_seed_alone_is_the_seed_among_others(record, tmp_path):
     assert status == 0, out + err
     alone = xarray.load_dataset(folder / "record.nc")
     for name in record.data_vars:
-        if name in ("speed", "first_speed"):  # what the clock says
+        if name in ("speed", "called_speed", "first_speed"):  # what the clock says
             assert np.isnan(alone[name]).all()
             continue
         expected = record[name].sel(seed=[1]) if "seed" in record[name].dims else record[name]
@@ -264,7 +278,7 @@ def example(seeds=20):
         "noise_trace": (("checkpoint",), [9, 9]), "noise_square": (("checkpoint",), [1, 0.25]),
         "noise_scale": (("checkpoint",), [9.9, 36]),
         "noise_mean_of_ratios": (("checkpoint",), [-9, 0]),
-        "noise_loss": (("checkpoint",), [2, 0.1]),
+        "noise_loss": (("checkpoint",), [2.3, 0.3]),
         "race_steps": (("batch",), steps), "shared_steps": (("batch",), [70, 70, 70]),
         "race_rise_share": (("batch",), [0.4, 0.3, 0.2]),
         "shared_rise_share": (("batch",), [0.5, 0.1, 0]),
@@ -285,6 +299,7 @@ def example(seeds=20):
         "end_train_error": (("arm",), [0, 0.04, 0]),
         "end_rescaled_difference": (("arm",), [0, 0, 0]),
         "speed": (("cost_batch",), [100, 800, 1600]),
+        "called_speed": (("cost_batch",), [50, 800, 1600]),
     }  # fmt: skip
     variables = {name: ((*dims, "seed"), put(values)) for name, (dims, values) in variables.items()}
     variables["memory"] = ("cost_batch",), np.array([1.0, 2, 16])
@@ -309,7 +324,7 @@ EXPECTED = {
     claims.step_gain: np.log2(70 / 13.75),
     claims.step_gain_shared: 0,
     claims.hyperbola_residual: 0,
-    claims.critical_against_noise: np.log2(6 / 9),
+    claims.critical_against_noise: np.log2(6 / ((9 + 36) / 2)),
     claims.rate_gain: 1,
     claims.rate_gain_plain: -1,
     claims.rate_gain_by_noise: 1,
@@ -331,6 +346,7 @@ EXPECTED = {
     claims.copy_rises_alike: 0,
     claims.memory_growth: 4,
     claims.speed_growth: 4,
+    claims.speed_growth_called: 5,
     claims.last_slope: 0.5,
     claims.last_slope_first_call: 1,
 }
@@ -345,14 +361,25 @@ def test_a_statistic_is_the_number_read_off(statistic):
 
 def test_what_is_not_known_is_no_number():
     broken = example()
+    broken["end_lambda_residual"][1, 0] = 0.2  # one in twenty
+    assert np.isnan(claims.sharper(broken)).tolist() == [True] + 19 * [False]
     broken["end_lambda_residual"] = broken["end_lambda_residual"] + 0.2
-    assert np.isnan(claims.sharper(broken)).all()
+    with pytest.raises(ValueError, match="100% of the eigenvalue values"):
+        claims.sharper(broken)
     broken["stable_end"] = broken["stable_end"] + 2
     assert np.isnan(claims.rate_gain(broken)).all()
     broken["race_steps"] = broken["race_steps"] * np.nan
     assert np.isnan(claims.hyperbola_residual(broken)).all()
-    broken["noise_loss"] = broken["noise_loss"] * 0
-    assert np.isnan(claims.scale_on_the_way(broken)).all()
+    for factor in (0, 10):  # below the target from the start, and never
+        broken["noise_loss"] = example()["noise_loss"] * factor
+        assert np.isnan(claims.scale_on_the_way(broken)).all()
+
+
+def test_a_mean_on_the_way_weighs_steps():
+    """By hand: 1 to 3 over 10 steps, then to 5 over half of the 30 that follow."""
+    step, values = np.array([0.0, 10, 40, 160]), np.array([1.0, 3, 7, 99])
+    found = claims.mean_until(step, values, np.array([2, 1.3, 0.5, 0]), 0.9)
+    assert found == pytest.approx((10 * 2 + 15 * 4) / 25)
 
 
 # --- settings
