@@ -70,7 +70,9 @@ def floor(record):
         f"with BN, {_times(claims.floor_fixed(record))} with gamma and beta fixed"
     )
     plots.labels(axis, title, "learning rate of Adam", "lowest training loss (nat)")
-    _about(made, record, f"random labels of {record.attrs['floor_images']} images, all one batch")
+    fell = _times(claims.floor_falls(record))
+    _about(made, record, f"random labels of {record.attrs['floor_images']} images, all one batch; "
+           f"half the steps end at up to {fell} times this loss")  # fmt: skip
     return made
 
 

@@ -69,6 +69,8 @@ VARIABLES = {
     "plain_size_loss": ((*_PLAIN, "split"), "nat", "loss at the end in these, no BN"),
     "floor": (("floor_arm", "floor_rate", "seed"), "nat",
               "lowest training loss of a narrow network on random labels, batch statistics"),
+    "half_floor": (("floor_arm", "floor_rate", "seed"), "nat", "the same of the first half of the "
+                   "steps"),
     "ghost_loss": (_GHOST, "nat", "loss at the end with a ghost batch"),
     "ghost_error": (_GHOST, "1", "share misclassified at the end with a ghost batch"),
     "growth": (("growth_batch", "seed"), "1",
@@ -164,12 +166,12 @@ def assemble(config, seeds, rows: dict[str, list[dict]], tested: int):
 
     found = _at_rates(config, rows) | _at_sizes(config, rows)
     features = found.pop("features")
-    floors = [
-        fold(np.asarray(rows[stage][0]["floor"]).reshape(len(seeds), -1),
-             {"arm": arms, "rate": len(config.floor_rates)})
-        for stage, arms in (("floor_none", 1), ("floor_bn", 2))
-    ]  # fmt: skip
-    found["floor"] = np.concatenate(floors)
+    for name in ("floor", "half_floor"):
+        found[name] = np.concatenate([
+            fold(np.asarray(rows[stage][0][name]).reshape(len(seeds), -1),
+                 {"arm": arms, "rate": len(config.floor_rates)})
+            for stage, arms in (("floor_none", 1), ("floor_bn", 2))
+        ])  # fmt: skip
     found |= {name: rows["scale"][0][name] for name in ("scale_batch", "scale_fixed")}
     coords = {
         "arm": list(ARMS),

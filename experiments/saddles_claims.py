@@ -113,9 +113,12 @@ def well_with(record):
 
 
 def well_off(record):
-    """mean over the barriers of ln(mean steps / exact mean steps)"""
-    off = np.log(record["well_mean"] / record["well_exact"])
-    return off.transpose("barrier", "seed").values.mean(0)
+    """ln(mean steps of all seeds' walkers / exact mean steps) at the barrier where it is largest"""
+    steps = record["well_mean"].transpose("barrier", "seed").values.mean(1)
+    exact = record["well_exact"].values
+    off = np.log(steps / (exact if exact.ndim == 1 else exact.mean(1)))
+    worst = off[np.abs(off).argmax()] if np.isfinite(off).all() else np.nan
+    return np.full(record.sizes["seed"], worst)
 
 
 def kramers_slope(record):
@@ -257,8 +260,8 @@ CLAIMS = (
             ),
             _claim(
                 "2.1e6", "The mean time is that of the exact equation", well_off, "within", 0.1,
-                "a tenth: the error of a mean over some hundred walkers", unit="ln",
-                arms=("well",), figure="well",
+                "a tenth: some thousand walkers scatter by a third of it", unit="ln",
+                kind="exact", arms=("well",), figure="well",
                 oracle="the integral equation of the mean first passage time",
                 trap="walkers that have not left yet: they count with the steps that they made",
             ),

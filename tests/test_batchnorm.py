@@ -411,6 +411,8 @@ def test_gaps_slopes_and_ghosts_are_read_off(record):
     np.testing.assert_allclose(claims.floor_fixed(made), np.log10(2))
     np.testing.assert_allclose(claims.floor_affine(made), -np.log10(2))
     np.testing.assert_allclose(claims.floor_regained(made), np.log10(4))
+    made["half_floor"][:] = np.array([1.5, 0.5, 2.5])[:, None, None]
+    np.testing.assert_allclose(claims.floor_falls(made), np.log10(1.5))
 
 
 # --- settings
