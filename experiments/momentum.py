@@ -61,8 +61,8 @@ class Config:
         low=0,
     )  # fmt: skip
     noise_alphas: tuple[float, ...] = setting(
-        (0.3, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98), "the grid of momentum with noise", low=0,
-        low_open=True, high=1, high_open=True,
+        (0.3, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995), "the grid of momentum with noise",
+        low=0, low_open=True, high=1, high_open=True,
     )  # fmt: skip
     noise_steps: int = setting(4000, "with noise, at most", "steps", low=1)
 
@@ -144,7 +144,7 @@ def plan(config: Config, seeds: int, devices: int) -> Plan:
     examples, pixels = SIZES[config.data]
     weights = sum(a * b for a, b in itertools.pairwise((pixels, *config.widths, 10)))
     runs = 2 * len(config.rates)
-    grid = 23 * (1 + len(config.noise_alphas))
+    grid = 29 * (1 + len(config.noise_alphas))
     # Microseconds of one core of a 2.6 GHz AMD EPYC (Zen 4).
     image = runs * weights * 1.45e-4
     seconds = 16 + seeds / devices * 1e-6 * (

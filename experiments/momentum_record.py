@@ -7,7 +7,7 @@ import numpy as np
 from experiments import momentum_quadratics as quadratics
 
 METHODS = tuple(quadratics.methods(10.0, 0.9))
-NOISE_RATES = tuple(float(rate) for rate in 2.0 ** (np.arange(-18, 5) / 2))  # times 1 / L
+NOISE_RATES = tuple(float(rate) for rate in 2.0 ** (np.arange(-24, 5) / 2))  # times 1 / L
 # Rate of the exponential average over that at which it is the book's.
 FACTORS = (0.5, 0.9, 0.99, 0.999, 1.0, 1.001, 1.01, 1.1, 2.0)
 FORMS = ("book", "plain", "averaged_matched", "averaged_unmatched")

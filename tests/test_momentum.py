@@ -248,7 +248,7 @@ def test_the_folder_holds_figures_and_verdicts(finished):
     folder, _, out = finished
     for name in ("paths", "rates", "zigzag", "noise", "forms", "network"):
         assert (folder / "figures" / f"{name}.svg").stat().st_size > 1000
-    for claim in ("2.2a", "2.2c", "2.2d", "2.2e"):
+    for claim in ("2.2a", "2.2c", "2.2d", "2.2e", "2.2f"):
         assert claim in out
 
 
@@ -276,8 +276,8 @@ def example(seeds=8):
     steps[at("momentum_tenth")] = 1000
     zigzag = np.zeros(steps.shape)
     zigzag[at("gd")], zigzag[at("heavy_ball")], zigzag[at("momentum_at_best")] = 1, 0.75, 0.5
-    noisy = np.full((2, 2, 2, seeds), np.nan)
-    noisy[0, :, 0], noisy[1, 1, 0], noisy[:, 0, 1] = 40, 10, 80
+    noisy = np.full((3, 3, 2, seeds), np.nan)  # momentum, rate, noise, seed
+    noisy[0, 1, 0], noisy[1, 1, 0], noisy[:2, 1, 1] = 40, 10, 80
     net = np.zeros((2, 2, 2, seeds))
     net[:, 0] = np.array([80, 40])[None, :, None]
     net[0, 1], net[1, 1] = np.array([10, 99])[:, None], np.array([99, 20])[:, None]
@@ -293,7 +293,7 @@ def example(seeds=8):
     }  # fmt: skip
     coords = {
         "way": list(records.METHODS), "kappa": [100.0, 1000.0, 10_000.0], "noise": [0.0, 1.0],
-        "noise_alpha": [0.0, 0.9], "form": list(records.FORMS), "seed": np.arange(seeds),
+        "noise_alpha": [0.0, 0.9, 0.99], "form": list(records.FORMS), "seed": np.arange(seeds),
         "batch": list(records.BATCHES), "optimizer": list(records.OPTIMIZERS),
         "rate": [0.1, 1.0],
     }  # fmt: skip
@@ -323,6 +323,14 @@ def test_a_statistic_is_the_number_read_off(statistic):
     found = np.asarray(statistic(example()), float)
     assert found.shape == (8,)
     np.testing.assert_allclose(found, EXPECTED[statistic], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("at", [(0, 0), (0, 2), (1, 0), (2, 1)])
+def test_constants_on_an_edge_of_the_grid_are_not_the_best(at):
+    made = example()
+    made["noisy_steps"][(*at, 0)] = 2.0
+    assert np.isnan(claims.exact_gain(made)).all()
+    assert np.all(claims.noisy_gain(made) == 0)
 
 
 def test_a_target_that_is_never_reached_is_no_number():
