@@ -270,11 +270,9 @@ def statistics(record):
     )):  # fmt: skip
         values = _finite(claims.at_sizes(record, name)).T
         plots.seeds_over(axes[1], sizes, values, words, 2 * i, singles=False, marker="o^"[i])
-    large = record.attrs["batch_size"]
-    ends = (sizes[0], claims.at_smallest(record, "plain_last_sd")), (
-        large, claims.at_best(record, "final_sd", "none")
-    )  # fmt: skip
-    for label, (x, values) in zip(("the same without BN, a seed", None), ends, strict=True):
+    plain, of = record["plain_size"].values, claims.without(record, "plain_last_sd")
+    labels = ("the same without BN, a seed", None)
+    for label, x, values in zip(labels, plain, of, strict=False):
         axes[1].plot(np.full(len(values), x), _finite(values), "s", markersize=3.5, alpha=0.5,
                      color=plots.style(1)["color"], label=label)  # fmt: skip
     _log(axes[1], "xy")
@@ -282,7 +280,7 @@ def statistics(record):
     axes[1].set_xticks([], minor=True)
     times = [_times(of(record)) for of in (claims.small_fluctuation, claims.large_fluctuation)]
     title = f"Fluctuation with BN over without: {times[0]} in batches of {sizes[0]}, {times[1]}"
-    plots.labels(axes[1], f"{title} of {large}", "batch size",
+    plots.labels(axes[1], f"{title} of {sizes[-1]}", "batch size",
                  "standard deviation of the loss (nat)")  # fmt: skip
     _about(made, record, "left: first layer; right: i.i.d. batches")
     return made

@@ -29,7 +29,7 @@ ARMS = {
 
 _RUN, _STEP = ("run", "rate", "seed"), ("run", "rate", "seed", "look")
 _SIZE = ("size", "order", "size_rate", "seed")
-_PLAIN = _SIZE[1:]
+_PLAIN = ("plain_size", *_SIZE[1:])
 _GHOST = ("size_rate", "seed", "split", "mode")
 
 # name: (dimensions, unit, long name)
@@ -64,7 +64,7 @@ VARIABLES = {
                  "standard deviation of a fixed set's loss over training batches' statistics, BN"),
     "last_mean": (_SIZE, "nat", "mean over the last epoch of the batches' losses, BN"),
     "last_sd": (_SIZE, "nat", "standard deviation of the same, BN"),
-    "plain_last_mean": (_PLAIN, "nat", "the same mean in the smallest batches, no BN"),
+    "plain_last_mean": (_PLAIN, "nat", "the same mean in the smallest and largest batches, no BN"),
     "plain_last_sd": (_PLAIN, "nat", "the same standard deviation, no BN"),
     "plain_size_loss": ((*_PLAIN, "split"), "nat", "loss at the end in these, no BN"),
     "floor": (("floor_arm", "floor_rate", "seed"), "nat",
@@ -81,6 +81,11 @@ VARIABLES = {
                     "relative distance of BN_eps(c z) from BN_(eps / c^2)(z), batch statistics"),
     "scale_fixed": (("seed",), "1", "the same with statistics that are not scaled along"),
 }  # fmt: skip
+
+
+def ends(sizes) -> list:
+    """The first and the last of some sizes; one, if there is no other."""
+    return [sizes[0], *sizes[1:][-1:]]
 
 
 def fold(values, dims: dict[str, int]) -> np.ndarray:
@@ -136,11 +141,10 @@ def _at_sizes(config, rows: dict[str, list[dict]]) -> dict:
         for name in ("own_train_loss", "own_tune_loss", "own_test_error", "mean_spread",
                      "variance_spread", "probe_sd", "last_mean", "last_sd")
     }  # fmt: skip
-    plain = rows["sizes_none"][0]
     for name in ("last_mean", "last_sd"):
-        found[f"plain_{name}"] = fold(plain[name], dims)
+        found[f"plain_{name}"] = by_size("sizes_none", lambda row, name=name: row[name])
     # Without BN the losses with all statistics are one.
-    found["plain_size_loss"] = fold(_by_split(plain, "loss")[..., 0], dims)
+    found["plain_size_loss"] = by_size("sizes_none", lambda row: _by_split(row, "loss")[..., 0])
     for what in ("loss", "error"):
         found[f"size_{what}"] = by_size("sizes_bn", lambda row, what=what: _by_split(row, what))
         ghost = _by_split(rows["ghost"][0], what)
@@ -190,6 +194,7 @@ def assemble(config, seeds, rows: dict[str, list[dict]], tested: int):
         "test_order": ["iid", "class"],
         "test_size": test_sizes(config, tested),
         "size": list(config.batch_sizes),
+        "plain_size": ends(config.batch_sizes),
         "order": list(ORDERS),
         "size_rate": list(config.size_rates),
         "floor_arm": ["none", "bn", "bn_fixed"],

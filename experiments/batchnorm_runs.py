@@ -34,7 +34,9 @@ def run(config, data: Data, host: Host):
             "rates_bn": [functools.partial(at_rates, study.bn, conditions(config, True))],
             "sizes_bn": [functools.partial(of_size, study.bn, b) for b in config.batch_sizes],
             "rates_none": [functools.partial(at_rates, study.none, conditions(config))],
-            "sizes_none": [functools.partial(of_size, study.none, config.batch_sizes[0])],
+            "sizes_none": [
+                functools.partial(of_size, study.none, b) for b in records.ends(config.batch_sizes)
+            ],
             "ghost": [study.ghost],
             "floor_bn": [functools.partial(study.floor, "narrow_bn")],
             "floor_none": [functools.partial(study.floor, "narrow_none")],

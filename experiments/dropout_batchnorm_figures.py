@@ -23,6 +23,7 @@ def figures(record):
         ("drop_rates", drop_rates),
         ("best_rate", best_rate),
         ("stability", stability),
+        ("training", training),
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # medians of nothing, after divergence
@@ -171,6 +172,26 @@ def best_rate(record):
     title = f"Dropout's gain: {median(more, '{:+.2f}')} points more without BN (median of pairs)"
     plots.labels(right, title, "", "test error at p = 0 less at best p (points)")
     made.supxlabel(f"{seeds_of(record)}; p and learning rate by the tuning error", fontsize=8)
+    return made
+
+
+def training(record):
+    from dlstudy import plots
+
+    made, axes = plots.figure(2)
+    drop, epochs = judged(record), record.epoch.values
+    for axis, network in zip(axes, ("none", "after"), strict=True):
+        found = []
+        for i, p in enumerate((0.0, drop)):
+            plots.seeds_over(axis, epochs, claims.curve(record, network, p), f"p = {p:g}", i)
+            fell = 100 * (1 - 10 ** -claims.last_fall(record, network, p))
+            found.append(f"{median(fell, '{:.0f}%')} at p = {p:g}")
+        plots.logarithmic(axis)
+        name = {"none": "Without BN", "after": "With BN, dropout after it,"}[network]
+        title = f"{name} the last quarter of the epochs takes off\n{found[0]}, {found[1]}"
+        plots.labels(axis, title, "epoch", "training loss, dropout on (nat)")
+    made.supxlabel(f"median and quartiles of {seeds_of(record)}; mean over an epoch's batches; "
+                   "learning rate by the tuning error", fontsize=8)  # fmt: skip
     return made
 
 

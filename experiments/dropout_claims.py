@@ -411,6 +411,6 @@ CLAIMS = (
         "3.1e", "(added) What dropout holds back is training, not the network: without masks the "
         "same network soon gets below that loss", comes_back, "above", float(np.log10(2)),
         "a factor of two", unit="decades", figure="capacity", arms=("capacity_dropout",),
-        trap="training longer with masks lowers the loss as well: see how far it still falls",
+        trap="training longer with masks lowers the loss as well: how far, 3.1c2 says",
     ),
 )  # fmt: skip

@@ -18,7 +18,7 @@ from experiments import dropout_record as records
 from experiments.dropout_parts import Condition, Part, capacity, parts
 
 # Streams of a seed's key.
-INIT, SPLIT, LABELS, ORDER, MASKS, NOISE, ABLATION = range(7)
+INIT, SPLIT, LABELS, EPOCHS, ORDER, MASKS, NOISE, ABLATION = range(8)
 
 
 class Seed(NamedTuple):
@@ -183,7 +183,7 @@ class Study:
             return found
 
         def epoch(runs, number):
-            own = jax.random.fold_in(key, number)
+            own = jax.random.fold_in(jax.random.fold_in(key, EPOCHS), number)
             order = jax.random.permutation(jax.random.fold_in(own, ORDER), part.size)
             keys = jax.random.split(jax.random.fold_in(own, MASKS), (steps, part.masks))
 

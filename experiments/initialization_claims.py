@@ -285,6 +285,11 @@ def _claim(id, sentence, statistic, direction, threshold, reason, **more):
     )  # fmt: skip
 
 
+def _untrained(*args, **more):
+    """A claim about networks as they are drawn: no divergence in training concerns it."""
+    return _claim(*args, arms=("untrained",), **more)
+
+
 def _both(id, sentence, momentum, adam, direction, threshold, reason, **more):
     """A claim with momentum, and beside it the same with Adam."""
     control = _claim(
@@ -310,32 +315,33 @@ CLAIMS = (
         "2.4a",
         "Poor initial scale makes gradients vanish or explode, requiring learning-rate adjustments",
         (
-            _claim(
+            _untrained(
                 "2.4a1", "Activations grow from layer to layer by width x E[w^2] / 2", gain_up,
                 "below", 0.1, _TENTH, figure="gains", trap=_FOOLED,
                 oracle="expected gain: He 1, Glorot and LeCun 1/2, U(+-1/sqrt m) 1/6",
             ),
-            _claim(
+            _untrained(
                 "2.4a2", "Gradients grow by the same on their way down", log_gain_down, "below",
                 0.1, _TENTH, figure="gains", trap=_FOOLED,
                 oracle="the typical logarithm: of the gain, less 5 / (2 width) to first order",
             ),
-            _claim(
+            _untrained(
                 "2.4a3", "With a gain below 1 they vanish", vanishing, "below", -2.0, _DECADES,
                 unit="decades", figure="moments",
             ),
-            _claim(
+            _untrained(
                 "2.4a4", "With a gain above 1 they explode", exploding, "above", 2.0, _DECADES,
                 unit="decades", figure="moments",
             ),
-            _claim(
+            _untrained(
                 "2.4a5", "With a gain of 1 they do neither", keeping, "below", 2.0, _DECADES,
                 unit="decades", figure="moments",
             ),
             _both(
                 "2.4a6", "At the rate that suits a good scale a poor one does not learn",
                 poor_with_momentum, poor_with_adam, "below", -0.5, _MOST, figure="rates",
-                trap="too few steps for any: He and orthogonal are subtracted",
+                trap="too few steps for any: He and orthogonal are subtracted; that another rate "
+                "would help does not follow: it is judged by itself",
             ),
         ),
         section="2 (4)",
@@ -357,18 +363,18 @@ CLAIMS = (
         ),
         section="2 (4)",
     ),
-    _claim(
+    _untrained(
         "2.4e", "A typical draw falls short of the expected gain by 5 / (2 width) a layer, in "
         "logarithms", shortfall_off, "within", 1.25, "half of the shortfall itself",
         section="added", figure="draws",
         oracle="0.29 of the mean at depth 50 and width 100",
         trap="measured over 50 layers, the mean over draws is that of few draws far above the rest",
     ),
-    _claim(
+    _untrained(
         "2.4f", "LeCun's weights, which Flax cuts off at two standard deviations, have the gain of "
         "their name", truncated, "below", 0.1, _TENTH, section="added", figure="gains",
         condition="widened for what was cut off",
-        control=_claim(
+        control=_untrained(
             "2.4f", "LeCun's weights, which Flax cuts off at two standard deviations, have the "
             "gain of their name", truncated_naively, "below", 0.1, _TENTH, section="added",
             figure="gains", condition="not widened",
@@ -383,15 +389,15 @@ CLAIMS = (
         "2.4h",
         "Appropriate biases matter to stable gradients",
         (
-            _claim(
+            _untrained(
                 "2.4h1", "With He's weights gradients vanish", negative_bias, "below", -2.0,
                 _DECADES, unit="decades", figure="biases", condition="with a negative bias",
-                control=_claim(
+                control=_untrained(
                     "2.4h1", "With He's weights gradients vanish", no_bias, "below", -2.0,
                     _DECADES, unit="decades", figure="biases", condition="without bias",
                 ),
             ),
-            _claim(
+            _untrained(
                 "2.4h2", "With LeCun's weights a positive bias keeps more of them", positive_bias,
                 "above", 2.0, _DECADES, unit="decades", figure="biases",
             ),
@@ -415,7 +421,7 @@ CLAIMS = (
         ),
         section="added",
     ),
-    _claim(
+    _untrained(
         "2.4j", "Where a positive bias keeps LeCun's gradients, the layers above no longer tell "
         "inputs apart", told_apart, "below", -1.0, "a decade", unit="decades", section="added",
         figure="biases", trap="gradients that survive say nothing of what they carry",

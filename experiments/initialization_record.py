@@ -156,9 +156,11 @@ def assemble(config, seeds, arms, squares, pixels, moments, trained):
         about("1", "learning rate"),
     )  # fmt: skip
     when = variables["common_diverged_at"][1]
+    when = when.reshape(-1, when.shape[-1]).astype(np.int32)
     variables["diverged_step"] = (
-        ("arm", "seed"), when.reshape(-1, when.shape[-1]).astype(np.int32),
-        about("1", "step at which the run at the common rate diverged; -1: it did not"),
+        ("arm", "seed"), np.concatenate([when, np.full_like(when[:1], -1)]),
+        about("1", "step at which the run at the common rate diverged; -1: it did not, as where "
+              "nothing is trained"),
     )  # fmt: skip
     coords = {
         "measured": names,
@@ -172,7 +174,7 @@ def assemble(config, seeds, arms, squares, pixels, moments, trained):
         "variant": list(arms),
         "depth": list(config.depths),
         "epoch": np.arange(1, config.epochs + 1),
-        "arm": [f"{o}/{arm}" for o in OPTIMIZERS for arm in arms],
+        "arm": [*(f"{o}/{arm}" for o in OPTIMIZERS for arm in arms), "untrained"],
         "seed": seeds,
     }
     attributes = {

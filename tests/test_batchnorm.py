@@ -404,6 +404,29 @@ def test_tuning_losses_in_batches_are_finite_and_not_those_of_running_statistics
     assert (own != running).all()
 
 
+def test_fluctuation_with_and_without_is_compared_in_batches_of_one_size(record):
+    assert record["plain_size"].values.tolist() == [20, 100]
+    made = record.copy(deep=True)
+    put = lambda *values: np.array(values)[:, None, None, None]  # noqa: E731
+    made["last_sd"][:], made["last_mean"][:] = put(0.8, 0.3), put(2.0, 1.0)
+    made["plain_last_sd"][:], made["plain_last_mean"][:] = put(0.2, 0.1), put(1.0, 7.0)
+    np.testing.assert_allclose(claims.small_fluctuation(made), np.log10(4), rtol=1e-6)
+    np.testing.assert_allclose(claims.large_fluctuation(made), np.log10(3), rtol=1e-6)
+    np.testing.assert_allclose(claims.relative_fluctuation(made), np.log10(2), rtol=1e-6)
+    # The rate is each size's own, by the tuning loss.
+    made["plain_last_sd"].loc[{"plain_size": 100, "size_rate": 0.4}] = 0.6
+    made["plain_size_loss"].loc[{"split": "tune"}] = np.array([[1.0, 2.0], [2.0, 1.0]])[
+        :, None, :, None
+    ]
+    np.testing.assert_allclose(claims.large_fluctuation(made), np.log10(0.5), rtol=1e-6)
+    np.testing.assert_allclose(claims.small_fluctuation(made), np.log10(4), rtol=1e-6)
+
+
+def test_one_size_alone_is_both_ends():
+    assert records.ends((4, 8, 64)) == [4, 64]
+    assert records.ends((4,)) == [4]
+
+
 def test_gaps_slopes_and_ghosts_are_read_off(record):
     made = record.copy(deep=True)
     sizes = made["size"].values.astype(float)

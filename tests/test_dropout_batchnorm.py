@@ -152,7 +152,7 @@ def test_the_record_has_every_variable_with_unit_and_long_name(record):
 def test_all_figures_are_drawn_and_every_claim_is_judged(finished):
     folder, record, out = finished
     drawn = {path.stem for path in (folder / "figures").glob("*.png")}
-    assert drawn == {"variance_ratio", "order", "drop_rates", "best_rate", "stability"}
+    assert drawn == {"variance_ratio", "order", "drop_rates", "best_rate", "stability", "training"}
     found = judge(dropout_batchnorm.CLAIMS, record)
     assert {"3.5a", "3.5a1", "3.5b", "3.5b1", "3.5b2"} <= {v.id for v in found}
     for verdict in found:
@@ -243,6 +243,15 @@ def test_a_statistic_is_the_number_read_off(statistic):
     found = np.asarray(statistic(example()), float)
     assert found.shape == (20,)
     np.testing.assert_allclose(found, EXPECTED[statistic], rtol=1e-9, atol=1e-12)
+
+
+def test_what_the_last_epochs_take_off_the_loss_is_read_at_the_tuned_rate():
+    made = example()
+    loss = np.full((3, 3, 2, 20, 8), 9.0)
+    loss[0, 1, 1] = [8, 7, 6, 5, 4, 4, 3, 1]  # after, p = 0.2, the second rate
+    made["minibatch_loss"] = ("network", "p", "rate", "seed", "epoch"), loss
+    np.testing.assert_allclose(claims.last_fall(made, "after", 0.2), np.log10(4))
+    np.testing.assert_allclose(claims.last_fall(made, "after", 0.5), 0)
 
 
 def test_verdicts_follow_the_record():

@@ -312,6 +312,7 @@ EXPECTED = {
     claims.saddle_slope: 0,
     claims.well_without: 0,
     claims.well_with: 0.7,
+    claims.well_with_little: 0.1,
     claims.well_off: np.log(1.05),
     claims.kramers_slope: 0,
     claims.units_by_batches: 0,
