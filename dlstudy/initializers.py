@@ -28,6 +28,7 @@ from jax.nn import initializers as ready
 from scipy.stats import norm
 
 from dlstudy.errors import UserError
+from dlstudy.sampling import without_replacement
 
 # Of a standard normal cut off at -2 and 2.
 TRUNCATED_VARIANCE = float(1 - 4 * norm.pdf(2) / (2 * norm.cdf(2) - 1))
@@ -43,10 +44,8 @@ def sparse(count: int = 15, std: float = 1.0) -> Callable:
     def init(key, shape, dtype=jnp.float32):
         where, what = jax.random.split(key)
         kept = min(count, shape[0])
-        # The largest of random numbers are at random places, different ones.
-        _, places = jax.lax.top_k(jax.random.bits(where, shape[::-1]), kept)
-        values = jax.random.normal(what, (kept, shape[1]), dtype) * std
-        return jnp.zeros(shape, dtype).at[places.T, jnp.arange(shape[1])[None]].set(values)
+        drawn = without_replacement(where, shape[::-1], kept).T
+        return jnp.where(drawn, jax.random.normal(what, shape, dtype) * std, 0)
 
     return init
 

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from dlstudy import curvature, losses, models, noise, sharpness, sweep
+from dlstudy import curvature, losses, models, noise, sampling, sharpness, sweep
 from dlstudy.data import Data
 from dlstudy.host import Host
 from dlstudy.stages import run_stage
 from experiments import minibatch_record as records
 from experiments.devices import without_compilation_cache
 
-WIDTHS = (16, 256)  # rows of a program; a batch of any size up to these is a mask over them
+WIDTHS = (16, 256, 512)  # rows of a program; a batch of any size up to these is a mask over them
 RESCALING = 4.0  # a power of two: the copy's outputs are the same to the bit
 DIRECTIONS = 8
 _START, _ORDER, _NOISE, _DRAWS, _AWAY = range(5)  # streams of a seed
@@ -182,9 +182,9 @@ class Programs(NamedTuple):
             part = jnp.where(first, 1 / size.astype(jnp.float32), 0)
             with_key, without_key = jax.random.split(key)
             drawn = jax.random.randint(with_key, (self.examples,), 0, self.examples)
-            order = jnp.argsort(jax.random.uniform(without_key, (self.examples,)))
-            nothing = jnp.zeros(self.examples)
-            return jnp.stack([nothing.at[drawn].add(part), nothing.at[order].set(part)])
+            taken = sampling.without_replacement(without_key, (self.examples,), size)
+            with_it = jnp.zeros(self.examples).at[drawn].add(part)
+            return jnp.stack([with_it, jnp.where(taken, part[0], 0)])
 
         def of_size(number, size):
             keys = jax.random.split(jax.random.fold_in(key, number), config.draws)

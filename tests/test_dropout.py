@@ -127,8 +127,8 @@ def test_a_run_is_descent_with_momentum_by_hand(record):
     ))  # fmt: skip
     steps, (x, y) = part.size // config.batch_size, jax.device_get(splits.train)
     for number in range(part.epochs):
-        own = jax.random.fold_in(jax.random.fold_in(key, runs.EPOCHS), number)
-        drawn = jax.random.fold_in(own, runs.ORDER)
+        drawn = jax.random.fold_in(jax.random.fold_in(key, runs.EPOCHS), number)
+        drawn = jax.random.fold_in(drawn, runs.ORDER)
         order = np.asarray(jax.random.permutation(drawn, part.size))
         for rows in order[: steps * config.batch_size].reshape(steps, -1):
             slope = jax.device_get(loss(params, x[rows], y[rows])[1])
