@@ -194,6 +194,22 @@ class MLP(nn.Module):
         return nn.Dense(features, use_bias, kernel_init=uniform, bias_init=bias, name=name)
 
 
+def examples_last(params, x: jax.Array) -> jax.Array:
+    """Logits [outputs, B] of a plain `MLP`, one without batch normalisation, for inputs [D, B].
+
+    Many networks with one narrow hidden layer, mapped side by side over large batches, train
+    twice as fast this way on a CPU: their loss reduces over few classes, whole rows of examples
+    at a time. With batches of about 50 and wider layers `MLP.apply` is the faster.
+    """
+    for i in range(len(params) - 1):
+        x = nn.relu(_affine(params[f"hidden_{i}"], x))
+    return _affine(params["head"], x)
+
+
+def _affine(layer, x):
+    return layer["kernel"].T @ x + layer["bias"][:, None]
+
+
 def _has_bias(model) -> bool:
     return not (model.batch_norm and model.order == ORDERS[0])
 

@@ -76,9 +76,8 @@ class Programs(NamedTuple):
         return losses.cross_entropy(self.model.apply({"params": params}, batch[0])[0], batch[1])
 
     def weighted_loss(self, params, batch, weights):
-        logits, _ = self.model.apply({"params": params}, batch[0])
-        each = jax.vmap(lambda z, y: losses.cross_entropy(z[None], y[None]))
-        return each(logits, batch[1]) @ weights
+        logits = models.examples_last(params, batch[0].T)
+        return losses.cross_entropies(logits, batch[1], axis=0) @ weights
 
     def start(self, key):
         return models.initialise(self.model, jax.random.fold_in(key, _START), self.train[0][0])

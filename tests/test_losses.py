@@ -31,6 +31,19 @@ def exact(logits, labels):
 logit = st.floats(-50, 50)
 
 
+@in_float64
+def test_each_example_s_is_its_own_on_either_axis():
+    logits = np.random.default_rng(0).normal(size=(5, 3)) * 4
+    labels = np.array([0, 2, 1, 1, 0], np.int32)
+    each = losses.cross_entropies(logits, labels)
+    assert each.shape == (5,)
+    expected = -np.take_along_axis(log_softmax(logits, 1), labels[:, None], 1)[:, 0]
+    np.testing.assert_allclose(each, expected, rtol=1e-12)
+    np.testing.assert_allclose(losses.cross_entropies(logits.T, labels, axis=0), each, rtol=1e-13)
+    with pytest.raises(AssertionError):
+        losses.cross_entropies(logits[0], labels)
+
+
 @given(hnp.arrays(np.float64, (4, 3), elements=logit), st.tuples(*[st.integers(0, 2)] * 4))
 @in_float64
 def test_it_is_minus_the_mean_log_softmax(logits, labels):

@@ -94,6 +94,21 @@ def test_initial_parameters():
     assert np.all(other["head"]["kernel"] != params["head"]["kernel"])
 
 
+@pytest.mark.parametrize("widths", [(), (5,), (7, 3)])
+def test_examples_last_is_the_same_network(widths):
+    key = jax.random.key(1)
+    x = jax.random.normal(key, (6, 4))
+    model = models.MLP(widths, 3)
+    params = models.initialise(model, key, x[0])
+
+    def both(p):
+        return model.apply({"params": p}, x)[0], models.examples_last(p, x.T).T
+
+    np.testing.assert_allclose(*both(params), rtol=1e-5, atol=1e-6)
+    slopes = [jax.grad(lambda p, i=i: jnp.sin(both(p)[i]).sum())(params) for i in (0, 1)]
+    chex.assert_trees_all_close(*slopes, rtol=1e-5, atol=1e-5)
+
+
 def test_the_derivative_of_relu_at_zero_is_zero():
     assert jax.grad(nn.relu)(0.0) == 0
     model = models.CNN((2,), 3)
